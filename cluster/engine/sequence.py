@@ -54,6 +54,7 @@ class EngineSequence:
     whole_prefill: bool = False  # its prompt must be computed in one step, and not from the cache
     num_scored: int = 0  # rows of the prompt whose logits gave the next token's log-probability
     num_computed: int = 0
+    num_counted: int = 0  # most tokens that were computed at once; its tenant was served so many
     num_cached: int = 0  # prompt tokens found in the prefix cache when it was first admitted
     block_table: list[int] = field(default_factory=list)
     block_keys: list[str] = field(default_factory=list)  # keys of its first full blocks

@@ -9,11 +9,17 @@ preempted, in order of admission; then those that were never admitted, in the or
 import bisect
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import cache
 
 from cluster.config import EngineConfig
 from cluster.domain.ids import TenantId
 from cluster.engine.scheduling.batch_integrity import check_order, check_waiting
-from cluster.engine.scheduling.block_claims import KvRoom, rows_for_blocks, youngest_rows
+from cluster.engine.scheduling.block_claims import (
+    KvRoom,
+    row_to_preempt,
+    rows_for_blocks,
+    youngest_rows,
+)
 from cluster.engine.scheduling.fair_queue import FairQueue
 from cluster.engine.scheduling.queue_limit import refuse_if_full
 from cluster.engine.scheduling.row_shares import RowShares
@@ -120,9 +126,17 @@ class AdmissionOrder:
         self._shares.leave(sequence.request.tenant)
         self._running -= 1
 
-    def count_step(self, computed: Iterable[tuple[EngineSequence, int]]) -> None:
-        """Count the tokens that a step computed."""
-        self._shares.count_step((sequence.request.tenant, count) for sequence, count in computed)
+    def count_step(self, computed: Iterable[tuple[EngineSequence, int, int]]) -> None:
+        """Count the tokens that a step computed, each once: not again after a preemption.
+
+        Args:
+            computed: sequences, each with the first of its tokens and the one after the last.
+        """
+        new = []
+        for sequence, start, end in computed:
+            new.append((sequence.request.tenant, max(0, end - max(start, sequence.num_counted))))
+            sequence.num_counted = max(end, sequence.num_counted)
+        self._shares.count_step(new)
 
     def rows_to_yield(
         self, running: Sequence[EngineSequence], room: KvRoom
@@ -134,25 +148,16 @@ class AdmissionOrder:
         self._claimant = None
         if not (self._shares.is_contended and len(self)):
             return []
-        waiting, first = self._waiting_tenants(), list[EngineSequence]()
-        if self._running < self._config.max_batch_size:
-            tenant = self._shares.first_row_of(waiting)
-        else:
-            tenant, yielding = self._shares.claim(waiting) or (None, None)
-            if yielding is not None:
-                first = youngest_rows(running, yielding)[:1]
-            if not first:
-                return []
-        claimant = None if tenant is None else self._next_of(tenant)
-        if claimant is None:
-            return []
-        room = replace(room, free=room.free + sum(map(room.held, first)))
-        stay = [row for row in running if row not in first]
-        more = rows_for_blocks(claimant, stay, room, self._shares.parts())
-        if more is None or (more and not self._shares.may_recompute):
-            return []
-        self._claimant = tenant
-        return first + more
+        room = replace(room, held=cache(room.held))
+        for tenant, offers in self._claims(running):
+            for offered in offers:
+                rows = self._rows_for(tenant, offered, running, room)
+                if rows is not None:
+                    self._claimant = tenant
+                    return rows
+            if not self._shares.has_row(tenant):
+                break  # it waits for blocks, and others without a row do not pass it
+        return []
 
     def yield_row(self, row: EngineSequence, computed: int, published: int) -> None:
         """Note that a row is about to leave the batch for another tenant.
@@ -164,6 +169,14 @@ class AdmissionOrder:
         kept = published * self._config.block_size if self._config.prefix_cache else 0
         row.kept_tokens = kept
         self._shares.count_lost(computed - kept)
+
+    def row_to_preempt(
+        self, decode: EngineSequence, running: Sequence[EngineSequence], room: KvRoom
+    ) -> EngineSequence:
+        """Return the row that leaves the batch so that a decode has a block; it may be its own."""
+        if not self._shares.is_contended:
+            return running[-1]
+        return row_to_preempt(decode, running, room, self._shares.parts())
 
     def check_integrity(self, running: Iterable[EngineSequence]) -> None:
         """Check the books against each other and the batch.
@@ -178,6 +191,40 @@ class AdmissionOrder:
             [sequence.request.tenant for sequence in running],
             [sequence.request.tenant for sequence in self],
         )
+
+    def _claims(
+        self, running: Sequence[EngineSequence]
+    ) -> Iterator[tuple[TenantId, list[list[EngineSequence]]]]:
+        """Yield the tenants that claim a row or blocks, in turn, each with its choices: the first
+        row that yields to it, or no row if a place is free."""
+        waiting = self._waiting_tenants()
+        if self._running < self._config.max_batch_size:
+            tenant = self._shares.first_row_of(waiting)
+            if tenant is not None:
+                yield tenant, [[]]
+            return
+        for tenant, yielding in self._shares.claims(waiting):
+            offers = (youngest_rows(running, name)[:1] for name in yielding)
+            yield tenant, [rows for rows in offers if rows]
+
+    def _rows_for(
+        self,
+        tenant: TenantId,
+        offered: list[EngineSequence],
+        running: Sequence[EngineSequence],
+        room: KvRoom,
+    ) -> list[EngineSequence] | None:
+        """Return the rows that yield to a tenant, ``offered`` and those whose blocks it needs as
+        well; None if it cannot have enough."""
+        claimant = self._next_of(tenant)
+        if claimant is None:
+            return None
+        room = replace(room, free=room.free + sum(map(room.held, offered)))
+        stay = [row for row in running if row not in offered]
+        more = rows_for_blocks(claimant, stay, room, self._shares.parts())
+        if more is None or (more and not self._shares.may_recompute):
+            return None
+        return offered + more
 
     def _next_of(self, tenant: TenantId) -> EngineSequence | None:
         """Return the sequence of a tenant that is admitted next."""

@@ -1,8 +1,9 @@
-"""Finds rows whose KV blocks make room for a tenant that has no row.
+"""Finds rows whose KV blocks make room: for a tenant that has no row, and for rows that grow.
 
 Where blocks run out before rows, a tenant's long prompts would keep all others waiting. So a tenant
 without a row claims blocks too, within its share of them. Tenants that hold more than their shares
-yield rows for it, and each keeps one, so none of them can claim back.
+yield rows for it, and each keeps one, so none of them can claim back. The same tenants' rows go
+first where a row that decodes has no block for its next token.
 """
 
 from collections import Counter
@@ -19,7 +20,8 @@ class KvRoom:
 
     total: int
     free: int
-    needed: Callable[[EngineSequence], int]  # to take a sequence that waits into the batch
+    needed: Callable[[EngineSequence], int]  # by all tokens of a sequence that waits
+    reserve: Callable[[EngineSequence], int]  # that must be left when it enters the batch
     held: Callable[[EngineSequence], int]  # that come free when a row leaves the batch
 
 
@@ -35,11 +37,12 @@ def rows_for_blocks(
         running: all rows that may stay.
         parts: of the whole, 0 to 1, that each tenant is owed.
     """
-    needed, tenant = room.needed(claimant), claimant.request.tenant
+    own, tenant = room.needed(claimant), claimant.request.tenant
+    needed = own + room.reserve(claimant)
     if needed <= room.free:
         return []
     has_row = any(row.request.tenant == tenant for row in running)
-    if has_row or needed > parts[tenant] * room.total:
+    if has_row or own > parts[tenant] * room.total:
         return None
     left, yielding = list(running), list[EngineSequence]()
     while needed > room.free + sum(map(room.held, yielding)):
@@ -49,6 +52,26 @@ def rows_for_blocks(
         left.remove(row)
         yielding.append(row)
     return yielding
+
+
+def row_to_preempt(
+    decode: EngineSequence,
+    running: Sequence[EngineSequence],
+    room: KvRoom,
+    parts: Mapping[TenantId, float],
+) -> EngineSequence:
+    """Return the row that gives its blocks up so that a decode has its next one.
+
+    It is the newest one after ``decode`` of a tenant with several rows and more blocks than its
+    share; else the newest of all, be it ``decode`` itself.
+
+    Args:
+        running: all rows, in order of admission.
+        parts: of the whole, 0 to 1, that each tenant is owed.
+    """
+    above = _above_shares(running, room, parts)
+    later = running[running.index(decode) + 1 :]
+    return next((row for row in reversed(later) if row.request.tenant in above), running[-1])
 
 
 def youngest_rows(running: Sequence[EngineSequence], tenant: TenantId) -> list[EngineSequence]:
@@ -62,10 +85,18 @@ def _next_row(
     running: Sequence[EngineSequence], room: KvRoom, parts: Mapping[TenantId, float]
 ) -> EngineSequence | None:
     """Return a row of the tenant with the most blocks for its weight that is above its share."""
+    above = _above_shares(running, room, parts)
+    return next((row for name in above for row in youngest_rows(running, name)), None)
+
+
+def _above_shares(
+    running: Sequence[EngineSequence], room: KvRoom, parts: Mapping[TenantId, float]
+) -> list[TenantId]:
+    """Return the tenants with several rows that hold more than their shares of the blocks, the one
+    with the most for its weight first."""
     rows, held = Counter[TenantId](), Counter[TenantId]()
     for row in running:
         rows[row.request.tenant] += 1
         held[row.request.tenant] += room.held(row)
     above = [name for name in rows if rows[name] > 1 and held[name] > parts[name] * room.total]
-    above.sort(key=lambda name: held[name] / parts[name], reverse=True)
-    return next((row for name in above for row in youngest_rows(running, name)), None)
+    return sorted(above, key=lambda name: held[name] / parts[name], reverse=True)

@@ -16,17 +16,21 @@ Three rules keep this fair and cheap:
   of one row where the claim is for a first row. It keeps a row in any case. Hence of two tenants
   that claimed and yielded, neither can claim back while the same tenants are there;
 - rows are not tokens: long prompts take more. So a tenant is owed nothing while it was served more
-  tokens for its weight than all tenants together. One that comes back counts as served like
-  all others, so that idle tenants collect nothing;
-- what a row that yielded has to compute again is at most a twentieth of all tokens, beyond a first
-  ``burst`` and the last row's own. Its full blocks stay in the prefix cache, so it is mostly a part
-  of one block.
+  tokens for its weight than those that ask for more, together;
+- what rows lose as they yield is at most a twentieth of all tokens, beyond a first ``burst`` and
+  the last row's own. Full blocks stay in the prefix cache, so it is mostly a part of one block.
+  Those that others need before the row comes back use the rest of the twentieth up, no more.
+
+Unused capacity costs nothing and earns nothing. What those that ask for more were served, for their
+weights, is a floor that never falls. Who comes begins there, and who is satisfied (it has all its
+rows, and none above its share) is lifted to it. Where no tenant asks, it is the most that one was
+served.
 
 With one tenant alone nothing is owed, claimed or yielded.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from cluster.domain.ids import TenantId
@@ -42,6 +46,7 @@ class TenantRows:
     """One tenant that has sequences."""
 
     weight: float
+    served: float  # tokens, each divided by the weight of its time
     live: int = 0  # sequences, running or waiting
     rows: int = 0  # of these, in the batch
 
@@ -61,13 +66,19 @@ class RowShares:
         self._burst = burst
         self._allowance: float = burst  # tokens that may be computed again now
         self._tenants: dict[TenantId, TenantRows] = {}
-        self._served: dict[TenantId, int] = {}  # tokens; of tenants that left only what is ahead
+        self._parts: Mapping[TenantId, float] = {}  # empty: to be computed
+        self._floor = 0.0  # what a tenant that comes counts as served
+        self._ahead: dict[TenantId, float] = {}  # of tenants that left, served more than that
         self._steps = 0
 
     @property
     def is_contended(self) -> bool:
         """Report whether several tenants have sequences."""
         return self._enabled and len(self._tenants) > 1
+
+    def has_row(self, tenant: TenantId) -> bool:
+        """Report whether a tenant that has sequences has a row."""
+        return self._tenants[tenant].rows > 0
 
     def waiting_of(self, tenant: TenantId) -> int:
         """Return how many sequences of a tenant have no row."""
@@ -82,10 +93,12 @@ class RowShares:
         """Count a sequence that came; ``weight`` is its tenant's from now on."""
         found = self._tenants.get(tenant)
         if found is None:
-            level = int(weight * self._level)
-            self._served[tenant] = max(self._served.get(tenant, 0), level)
-            found = self._tenants[tenant] = TenantRows(weight)
-        found.weight = weight
+            served = max(self._floor, self._ahead.pop(tenant, self._floor))
+            found = self._tenants[tenant] = TenantRows(weight, served)
+            self._parts = {}
+        elif found.weight != weight:
+            found.weight = weight
+            self._parts = {}
         found.live += 1
 
     def leave(self, tenant: TenantId) -> None:
@@ -94,15 +107,20 @@ class RowShares:
         found.live -= 1
         if not found.live:
             del self._tenants[tenant]
+            self._parts = {}
+            self._ahead[tenant] = found.served
+            self._raise_floor()
+            self._ahead = {n: served for n, served in self._ahead.items() if served > self._floor}
 
     def start_row(self, tenant: TenantId, lost: int) -> None:
         """Count a row more.
 
         Args:
-            lost: tokens that it must compute again, though they were kept when it yielded.
+            lost: tokens that it must compute again, though they were kept when it yielded. They
+                make no debt: others needed their blocks, and would have taken the row's.
         """
         self._tenants[tenant].rows += 1
-        self._allowance -= lost
+        self._allowance = max(self._allowance - lost, min(self._allowance, 0))
 
     def end_row(self, tenant: TenantId) -> None:
         """Count a row less."""
@@ -114,22 +132,22 @@ class RowShares:
 
     def count_step(self, computed: Iterable[tuple[TenantId, int]]) -> None:
         """Count the tokens of a step."""
-        served, total = self._served, 0
+        total = 0
         for tenant, count in computed:
-            served[tenant] = served.get(tenant, 0) + count
+            found = self._tenants[tenant]
+            found.served += count / found.weight
             total += count
+        self._raise_floor()
         self._allowance = min(self._burst, self._allowance + total / RECOMPUTED_PART)
         self._steps += 1
         if self._steps % HALF_LIFE == 0:
-            self._served = {
-                tenant: tokens // 2
-                for tenant, tokens in served.items()
-                if tokens > 1 or tenant in self._tenants
-            }
+            self._halve()
 
-    def parts(self) -> dict[TenantId, float]:
+    def parts(self) -> Mapping[TenantId, float]:
         """Return the part of the whole, 0 to 1, that each tenant is owed."""
-        return owed_shares({name: tenant.weight for name, tenant in self._tenants.items()})
+        if not self._parts:
+            self._parts = owed_shares({name: one.weight for name, one in self._tenants.items()})
+        return self._parts
 
     @property
     def may_recompute(self) -> bool:
@@ -138,31 +156,29 @@ class RowShares:
 
     def first_row_of(self, waiting: Iterable[TenantId]) -> TenantId | None:
         """Return the first of the tenants ``waiting`` that is owed a row and has none."""
-        return next((name for name in self.owed(waiting) if not self._tenants[name].rows), None)
+        return next((name for name in self.owed(waiting) if not self.has_row(name)), None)
 
     def owed(self, waiting: Iterable[TenantId]) -> Iterator[TenantId]:
         """Return those of the tenants ``waiting`` that are owed a row, in their order."""
         return self._short_of(waiting, by=1)
 
-    def claim(self, waiting: Iterable[TenantId]) -> tuple[TenantId, TenantId] | None:
-        """Return the first tenant that claims a row of a full batch, and the one that yields it.
+    def claims(self, waiting: Iterable[TenantId]) -> Iterator[tuple[TenantId, list[TenantId]]]:
+        """Yield the tenants that claim a row of a full batch, in their order.
+
+        With each come those that may yield one, the tenant with most rows for its weight first.
 
         Args:
             waiting: tenants that have sequences without a row, in their order.
         """
         if not self.may_recompute:
-            return None
-        tenants, shares = self._tenants, self._shares()
+            return
+        found: dict[bool, list[TenantId]] = {}
         for tenant in self._short_of(waiting, by=2):
-            is_first = tenants[tenant].rows == 0
-            yielding = [
-                name
-                for name, other in tenants.items()
-                if _may_yield(other, shares[name], is_first=is_first)
-            ]
-            if yielding:
-                return tenant, max(yielding, key=lambda n: tenants[n].rows / tenants[n].weight)
-        return None
+            is_first = not self.has_row(tenant)
+            if is_first not in found:
+                found[is_first] = self._yielding(is_first=is_first)
+            if found[is_first]:
+                yield tenant, found[is_first]
 
     def check_integrity(self, running: Iterable[TenantId], waiting: Iterable[TenantId]) -> None:
         """Compare the counts with the tenants of all sequences.
@@ -177,29 +193,50 @@ class RowShares:
         if counted != found:
             raise IntegrityError(f"rows and sequences are counted as {counted}, expected {found}")
 
-    def _shares(self) -> dict[TenantId, float]:
-        """Return the rows that each tenant is owed."""
-        return {name: self._rows * part for name, part in self.parts().items()}
+    def _share(self, tenant: TenantId) -> float:
+        """Return the rows that a tenant is owed."""
+        return self._rows * self.parts()[tenant]
 
-    @property
-    def _level(self) -> float:
-        """Return the tokens that all tenants together were served, for each unit of weight."""
-        if not self._tenants:
-            return 0.0
-        weights = sum(tenant.weight for tenant in self._tenants.values())
-        return sum(self._served[name] for name in self._tenants) / weights
+    def _raise_floor(self) -> None:
+        """Raise the floor to what those that ask for more were served, and the others to it."""
+        satisfied, asking = list[TenantRows](), list[TenantRows]()
+        for name, tenant in self._tenants.items():
+            is_satisfied = tenant.live == tenant.rows <= self._share(name)
+            (satisfied if is_satisfied else asking).append(tenant)
+        if asking:
+            served = sum(tenant.weight * tenant.served for tenant in asking)
+            level = served / sum(tenant.weight for tenant in asking)
+        else:
+            ends = [tenant.served for tenant in satisfied] or self._ahead.values()
+            level = max(ends, default=self._floor)
+        self._floor = max(self._floor, level)
+        for tenant in satisfied:
+            tenant.served = max(tenant.served, self._floor)
+
+    def _halve(self) -> None:
+        """Count half of what tenants were served more or less than the floor, which becomes 0."""
+        for tenant in self._tenants.values():
+            tenant.served = (tenant.served - self._floor) / 2
+        self._ahead = {name: (ahead - self._floor) / 2 for name, ahead in self._ahead.items()}
+        self._floor = 0.0
 
     def _short_of(self, waiting: Iterable[TenantId], by: int) -> Iterator[TenantId]:
-        """Yield the tenants without a row, or with ``by`` whole rows less than their shares."""
-        level, shares = self._level, self._shares()
-        for tenant in waiting:
-            found = self._tenants[tenant]
-            is_short = not found.rows or found.rows + by <= shares[tenant]
-            if is_short and self._served[tenant] <= found.weight * level:
-                yield tenant
+        """Yield the tenants without a row, or with ``by`` whole rows less than their shares, that
+        are not ahead by a token."""
+        for name in waiting:
+            tenant = self._tenants[name]
+            is_short = not tenant.rows or tenant.rows + by <= self._share(name)
+            if is_short and tenant.weight * (tenant.served - self._floor) < 1:
+                yield name
 
-
-def _may_yield(tenant: TenantRows, share: float, *, is_first: bool) -> bool:
-    """Return whether a tenant has a row above its share; for another's first row, any part of
-    one."""
-    return tenant.rows - 1 >= share or (is_first and tenant.rows > max(1.0, share))
+    def _yielding(self, *, is_first: bool) -> list[TenantId]:
+        """Return the tenants with a row above their shares; for another's first row, with any part
+        of one. The one with the most rows for its weight comes first."""
+        names = [
+            name
+            for name, tenant in self._tenants.items()
+            if tenant.rows - 1 >= self._share(name)
+            or (is_first and tenant.rows > max(1.0, self._share(name)))
+        ]
+        tenants = self._tenants
+        return sorted(names, key=lambda n: tenants[n].rows / tenants[n].weight, reverse=True)

@@ -10,9 +10,10 @@ out in this order:
    is waits for its blocks, and only tenants that are owed rows pass it.
 
 Admission takes the blocks of all tokens known so far, so only decodes need blocks later. When there
-are none, the sequence admitted last gives up its blocks and waits before all that were never
-admitted; its tokens are kept and computed again. The same happens to rows before a step if a
-tenant claims them. Who was preempted comes back to its place in the order of admission: the oldest
+are none, a sequence admitted after the one that decodes gives up its blocks and waits before all
+that were never admitted: the last of a tenant above its share of them, else the last. Its tokens
+are kept and computed again. The same happens to rows before a step if a tenant claims them. Who was
+preempted comes back to its place in the order of admission: the oldest
 that runs always advances, and each becomes the oldest. So each ends, so its place and blocks come
 free, and who waits to be admitted waits no longer than the queue's bounds say.
 
@@ -43,9 +44,9 @@ from cluster.domain.ids import AdapterDigest, RequestId, Slot, TenantId
 from cluster.domain.request import FinishReason
 from cluster.engine.scheduling.admission_order import AdmissionOrder, admission_of
 from cluster.engine.scheduling.batch_integrity import check_batch, check_order
-from cluster.engine.scheduling.block_claims import KvRoom
 from cluster.engine.scheduling.block_pool import BlockPool
 from cluster.engine.scheduling.prefixes import SharedPrefixes
+from cluster.engine.scheduling.row_blocks import RowBlocks
 from cluster.engine.sequence import EngineSequence, SequenceStatus
 from cluster.engine.spans import Span
 from cluster.engine.steps import ScheduledSequence, StepPlan
@@ -84,6 +85,7 @@ class Scheduler:
         self._config = config
         self._pool = pool
         self._clock = clock
+        self._blocks = RowBlocks(pool)
         self._prefixes = SharedPrefixes(pool, enabled=config.prefix_cache)
         self._order = AdmissionOrder(config)
         self._expected = ExpectedLength()
@@ -122,10 +124,16 @@ class Scheduler:
         return (*self._running, *self._order)
 
     def backlog(self) -> dict[TenantId, int]:
-        """Return the tokens of prompts that are still to be computed, by tenant; none has 0."""
+        """Return the tokens of prompts that are still to be computed, by tenant; none has 0.
+
+        What the prefix cache has of a sequence that was preempted is not; of one that was never
+        admitted that is not known yet.
+        """
         tokens: Counter[TenantId] = Counter()
         for sequence in self.sequences:
             left = sequence.prompt_len - sequence.num_computed
+            if sequence.status is SequenceStatus.WAITING and sequence.admission >= 0:
+                left -= len(self._prefixes.find_cached(sequence)) * self._pool.block_size
             if left > 0:
                 tokens[sequence.request.tenant] += left
         return dict(tokens)
@@ -297,7 +305,7 @@ class Scheduler:
         if missing:
             raise EngineError(f"step {plan.step} sampled no token for {', '.join(missing)}")
         self._open_plan = None
-        self._order.count_step((item.sequence, item.count) for item in live)
+        self._order.count_step((item.sequence, item.start, item.end) for item in live)
         ended = []
         for item in live:
             sequence = item.sequence
@@ -364,13 +372,12 @@ class Scheduler:
 
         Those preempted were admitted after ``sequence``, so none is in the step yet.
         """
-        needed = self._pool.blocks_for(sequence.num_tokens) - len(sequence.block_table)
-        while needed > self._pool.num_free:
-            victim = self._running[-1]
+        while not self._blocks.grow(sequence):
+            room = self._blocks.room(self._running)
+            victim = self._order.row_to_preempt(sequence, self._running, room)
             self._preempt(victim)
             if victim is sequence:
                 return False
-        sequence.block_table += self._pool.allocate(needed)
         return True
 
     def _schedule_prefills(self, budget: int) -> list[ScheduledSequence]:
@@ -396,7 +403,7 @@ class Scheduler:
                 awaited = self._prefixes.find_awaited(sequence, len(hits))
                 if awaited is not None and self._order.defer(sequence, awaited):
                     continue
-            if not self._take_blocks(sequence, hits):
+            if not self._blocks.take(sequence, hits, self._running):
                 return
             self._order.admit(sequence, self._cost(sequence), sequence.num_computed)
             bisect.insort(self._running, sequence, key=admission_of)
@@ -408,19 +415,10 @@ class Scheduler:
 
     def _yield_rows(self) -> None:
         """Take rows out of the batch for a tenant that claims some."""
-        room = KvRoom(self._pool.num_blocks, self._pool.num_free, self._needed, self._held)
+        room = self._blocks.room(self._running)
         for row in self._order.rows_to_yield(self._running, room):
             self._order.yield_row(row, row.num_computed, row.num_published)
             self._preempt(row)
-
-    def _needed(self, sequence: EngineSequence) -> int:
-        """Return the blocks that a waiting sequence needs at most, with those that are reserved."""
-        blocks = self._pool.blocks_for(sequence.num_tokens)
-        return blocks + self._reserve(sequence, blocks)
-
-    def _held(self, sequence: EngineSequence) -> int:
-        """Return the blocks of a sequence that no other one holds."""
-        return sum(self._pool.ref_count(block) == 1 for block in sequence.block_table)
 
     def _cost(self, sequence: EngineSequence) -> int:
         """Return the tokens to compute for a sequence that has its blocks: prefill and expected
@@ -439,36 +437,6 @@ class Scheduler:
         if sequence.whole_prefill and prompt_left > budget:
             return prompt_left if alone else 0
         return max(0, min(sequence.num_uncomputed, budget))
-
-    def _take_blocks(self, sequence: EngineSequence, hits: list[int]) -> bool:
-        """Give a waiting sequence the blocks of all its tokens, the cached ones among them.
-
-        If others run, a block is left for each that may still grow, its own included:
-        admitting into the last block would only preempt it again.
-        """
-        fresh = self._pool.blocks_for(sequence.num_tokens) - len(hits)
-        idle_hits = sum(1 for block in hits if self._pool.ref_count(block) == 0)
-        reserve = self._reserve(sequence, len(hits) + fresh)
-        if self._pool.num_free < idle_hits + fresh + reserve:
-            return False
-        for block in hits:
-            self._pool.acquire(block)
-        sequence.block_table = hits + self._pool.allocate(fresh)
-        sequence.num_computed = len(hits) * self._pool.block_size
-        sequence.num_published = len(hits)
-        if sequence.num_preemptions == 0:
-            sequence.num_cached = min(sequence.num_computed, sequence.prompt_len)
-        return True
-
-    def _reserve(self, sequence: EngineSequence, blocks: int) -> int:
-        """Return the blocks to be left when a sequence enters the batch with so many."""
-        if not self._running:
-            return 0
-        own = self._pool.blocks_for(sequence.max_len - 1) > blocks
-        return own + sum(self._may_grow(other) for other in self._running)
-
-    def _may_grow(self, sequence: EngineSequence) -> bool:
-        return self._pool.blocks_for(sequence.max_len - 1) > len(sequence.block_table)
 
     def _part_of(self, sequence: EngineSequence, count: int) -> ScheduledSequence:
         start = sequence.num_computed
@@ -506,10 +474,7 @@ class Scheduler:
         """Take a sequence's blocks back; nothing waits any longer for those it has not computed."""
         for key in self._prefixes.withdraw_blocks(sequence):
             self._order.resume_deferred(key)
-        self._pool.release(sequence.block_table)
-        sequence.block_table = []
-        sequence.num_computed = 0
-        sequence.num_published = 0
+        self._blocks.release(sequence)
 
 
 def _kind(sequence: EngineSequence) -> tuple[TenantId, tuple[AdapterDigest, ...]]:

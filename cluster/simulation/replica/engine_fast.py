@@ -9,7 +9,6 @@ remembers chains of blocks without their places.
 """
 
 import math
-from collections import Counter
 from collections.abc import Callable
 
 from cluster.config import EngineConfig
@@ -104,12 +103,7 @@ class FastEngine:
         return self._process.loop.time()
 
     def backlog(self) -> dict[TenantId, int]:
-        tokens: Counter[TenantId] = Counter()
-        for row in self._batch.rows.values():
-            left = row.sequence.prompt_len - row.computed
-            if left > 0:
-                tokens[row.sequence.request.tenant] += left
-        return dict(tokens)
+        return self._batch.backlog()
 
     def generated(self, request_id: RequestId) -> int:
         row = self._batch.rows.get(request_id)
@@ -183,11 +177,10 @@ class FastEngine:
             return  # cut meanwhile
         self._run = None
         self._totals = add_totals(self._totals, run.totals(run.steps))
+        self._batch.count_run(run)
         for row in run.decoding:
             self._grow(row, run.steps)
         self._memory.make_room()  # for what grew before anything ends
-        self._batch.count_steps(run.decoding, run.steps)
-        self._batch.count_prefills(run.prefills)
         news: list[SequenceNews] = []
         for row in run.decoding:
             self._advance(row, run.steps, run.steps, news)

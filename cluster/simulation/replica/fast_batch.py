@@ -10,7 +10,7 @@ from cluster.engine.scheduling.admission_order import AdmissionOrder
 from cluster.engine.scheduling.block_claims import KvRoom
 from cluster.engine.sequence import EngineSequence
 from cluster.expected_length import ExpectedLength
-from cluster.simulation.replica.fast_rows import FastRow
+from cluster.simulation.replica.fast_rows import FastRow, StepRun
 from cluster.simulation.replica.prefix_memory import PrefixMemory
 
 
@@ -72,6 +72,17 @@ class FastBatch:
             room = row.sequence.max_len - row.sequence.prompt_len
             self._expected.observe(_kind(row.sequence), row.generated, room)
 
+    def backlog(self) -> dict[TenantId, int]:
+        """Return the tokens of prompts still to be computed, as ``Scheduler.backlog``."""
+        tokens: Counter[TenantId] = Counter()
+        for row in self.rows.values():
+            left = row.sequence.prompt_len - row.computed
+            if row.sequence.admission >= 0 and not row.blocks:  # preempted
+                left -= sum(self._cached(row)) * self._config.block_size
+            if left > 0:
+                tokens[row.sequence.request.tenant] += left
+        return dict(tokens)
+
     def publish(self, row: FastRow, before: int) -> None:
         """Make the blocks findable that a row has computed since it had ``before`` of them."""
         names = row.names[before : row.computed // self._config.block_size]
@@ -81,30 +92,18 @@ class FastBatch:
         """Check the books of admission; raises IntegrityError."""
         self._order.check_integrity(row.sequence for row in self.running)
 
-    def count_steps(self, decoding: Iterable[FastRow], steps: int) -> None:
-        """Count the tokens of decodes for their tenants."""
-        self._order.count_step((row.sequence, steps) for row in decoding)
-
-    def count_prefills(self, prefills: Iterable[tuple[FastRow, int]]) -> None:
-        """Count the tokens of prefills for their tenants."""
-        self._order.count_step((row.sequence, count) for row, count in prefills)
+    def count_run(self, run: StepRun) -> None:
+        """Count the tokens of a run for their tenants, before its rows advance."""
+        decodes = ((row.sequence, row.computed, row.computed + run.steps) for row in run.decoding)
+        prefills = ((row.sequence, row.computed, row.computed + n) for row, n in run.prefills)
+        self._order.count_step((*decodes, *prefills))
 
     def yield_rows(self) -> None:
         """Take rows out of the batch for a tenant that claims some."""
-        size = self._config.block_size
-
-        def needed(sequence: EngineSequence) -> int:
-            row = self.rows[sequence.request_id]
-            return -(-row.tokens // size) + self._reserve(row)
-
-        def held(sequence: EngineSequence) -> int:
-            return self.rows[sequence.request_id].blocks
-
-        room = KvRoom(self._config.kv_blocks, self._memory.free, needed, held)
         running = [row.sequence for row in self.running]
-        for sequence in self._order.rows_to_yield(running, room):
+        for sequence in self._order.rows_to_yield(running, self._room()):
             row = self.rows[sequence.request_id]
-            self._order.yield_row(sequence, row.computed, row.computed // size)
+            self._order.yield_row(sequence, row.computed, row.computed // self._config.block_size)
             self._preempt(row)
 
     def decodes(self) -> list[FastRow]:
@@ -115,7 +114,7 @@ class FastBatch:
             short = [row for row in decoding if -(-row.tokens // size) > row.blocks]
             if len(short) <= memory.free or len(self.running) < 2:
                 break
-            self._preempt(self.running[-1])
+            self._preempt(self._row_to_preempt(short[max(0, memory.free)]))
         for row in short:
             row.blocks += 1
         memory.unnamed += len(short)
@@ -130,14 +129,9 @@ class FastBatch:
             if sequence is None:
                 return
             row, again = self.rows[sequence.request_id], sequence.admission >= 0
-            matchable = min(len(row.names), (row.tokens - 1) // size)
-            hits = memory.find(row.names[:matchable])
-            own = 0
-            if again and hits == len(row.names):  # computed before it was preempted
-                found = memory.idle_of(row.sequence.request_id)
-                own = min(found, (row.tokens - 1) // size - hits)
+            hits, own = self._cached(row)
             if not again:
-                awaited = memory.find_awaited(row.names[hits:matchable])
+                awaited = memory.find_awaited(row.names[hits : (row.tokens - 1) // size])
                 if awaited is not None and self._order.defer(sequence, awaited):
                     continue
             if not self._take_blocks(row, hits, own):
@@ -154,6 +148,16 @@ class FastBatch:
             prefills.append((row, count))
             budget -= count
 
+    def _cached(self, row: FastRow) -> tuple[int, int]:
+        """Return the blocks of a waiting row that are there: with names, and those after them
+        that it computed before it was preempted."""
+        matchable = (row.tokens - 1) // self._config.block_size
+        hits, own = self._memory.find(row.names[:matchable]), 0
+        if row.sequence.admission >= 0 and hits == len(row.names):
+            found = self._memory.idle_of(row.sequence.request_id)
+            own = min(found, matchable - hits)
+        return hits, own
+
     def _take_blocks(self, row: FastRow, hits: int, own: int) -> bool:
         memory, size = self._memory, self._config.block_size
         blocks = -(-row.tokens // size)
@@ -167,6 +171,21 @@ class FastBatch:
         row.blocks = blocks
         row.computed = (hits + own) * size
         return True
+
+    def _room(self) -> KvRoom:
+        size, rows = self._config.block_size, self.rows
+        return KvRoom(
+            total=self._config.kv_blocks,
+            free=self._memory.free,
+            needed=lambda sequence: -(-rows[sequence.request_id].tokens // size),
+            reserve=lambda sequence: self._reserve(rows[sequence.request_id]),
+            held=lambda sequence: rows[sequence.request_id].blocks,
+        )
+
+    def _row_to_preempt(self, decode: FastRow) -> FastRow:
+        running = [row.sequence for row in self.running]
+        victim = self._order.row_to_preempt(decode.sequence, running, self._room())
+        return self.rows[victim.request_id]
 
     def _reserve(self, row: FastRow) -> int:
         """Return the blocks to be left when a row enters the batch."""

@@ -100,7 +100,7 @@ class TestTurns:
         third = rig.scheduler.sequences[2]
         rig.step()
         for name in "uvw":
-            rig.add(name, 2, tenant=name)
+            rig.add(name, 2, tenant="a")
         while not third.num_preemptions:
             assert third.block_table
             rig.step()

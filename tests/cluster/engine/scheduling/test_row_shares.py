@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from cluster.domain.ids import RequestId
+from cluster.engine.scheduling.admission_order import AdmissionOrder
 from cluster.engine.scheduling.row_shares import RECOMPUTED_PART
 from cluster.engine.sequence import EngineSequence
 
@@ -126,6 +127,118 @@ def test_many_tenants_get_one_row_each_and_keep_it(make_full: Callable[..., Any]
     assert rig.scheduler.preemptions == ROWS - 1
 
 
+class TestUnusedCapacity:
+    """Asserts that it costs nothing to use what others leave."""
+
+    def test_whoever_was_alone_gets_a_row_at_once(self, make_full: Callable[..., Any]) -> None:
+        rig = make_full(count=ROWS)
+        while rig.scheduler.sequences:
+            rig.step()
+        for index in range(3 * ROWS):
+            rig.add(f"q{index}", own(100 + index), max_tokens=100, tenant="quiet")
+        for _ in range(10):
+            rig.step()
+        rig.add("f", own(99), max_tokens=4, tenant="flood")
+        assert "f" in rig.step()
+
+    def test_one_that_asks_for_little_holds_up_nobody(self, make_full: Callable[..., Any]) -> None:
+        rig = make_full(count=40)
+        rig.add("little", own(98), max_tokens=240, tenant="quiet")
+        for index in range(40):
+            rig.add(f"o{index}", own(100 + index), max_tokens=100, tenant="other")
+        for _ in range(150):
+            rig.step()
+        assert rows(rig)["quiet"] == 1
+        for sequence in rig.scheduler.sequences:
+            if sequence.request.tenant == "other":
+                rig.scheduler.cancel(sequence.request_id)
+        rig.step()
+        rig.add("o", own(99), max_tokens=4, tenant="other")
+        assert "o" in rig.step()
+
+    def test_what_was_served_counts_at_its_weight(self, make_full: Callable[..., Any]) -> None:
+        rig = make_full(count=40)
+        for index in range(40):
+            rig.add(f"o{index}", own(100 + index), max_tokens=100, tenant="other")
+        for _ in range(100):
+            rig.step()
+        for sequence in rig.scheduler.sequences:
+            if sequence.request.tenant == "other":
+                rig.scheduler.cancel(sequence.request_id)
+        rig.step()
+        rig.add("o", own(99), max_tokens=4, tenant="other", weight=0.1)
+        assert "o" in rig.step()
+
+
+def test_tokens_count_once_however_often_they_are_computed(
+    make_rig: Callable[..., Any],
+) -> None:
+    rig = make_rig(max_batch_size=8)
+    order = AdmissionOrder(rig.config)
+    sequences = {}
+    for name in ("again", "once"):
+        for index in range(8):
+            made = rig.add(f"{name}{index}", 2, tenant=name)
+            order.append(made)
+            sequences[made.request_id] = made
+    for name in ("again0", "once0"):
+        assert order.next() is sequences[name]
+        order.admit(sequences[name], 10, 0)
+    order.count_step([(sequences["again0"], 0, 100), (sequences["once0"], 0, 100)])
+    order.count_step([(sequences["again0"], 0, 90), (sequences["once0"], 100, 110)])
+    order.count_step([(sequences["again0"], 90, 102)])
+    assert order.next() is sequences["again1"]
+
+
+def test_blocks_that_a_row_loses_while_it_waits_make_no_debt(
+    make_rig: Callable[..., Any],
+) -> None:
+    burst = 64
+    rig = make_rig(max_batch_size=ROWS, max_batch_tokens=burst, kv_blocks=455, max_model_len=320)
+    for index in range(2 * ROWS):
+        rig.add(f"f{index}", own(index, 200), max_tokens=100, tenant="flood")
+    for _ in range(30):
+        rig.step()
+    assert rows(rig) == {"flood": ROWS}
+    rig.add("q", own(99, 180), max_tokens=2, tenant="quiet")
+    assert f"f{ROWS - 1}" not in rig.step()
+    while (part := rig.step().get(f"f{ROWS - 1}")) is None:
+        pass
+    assert part[0] + 2 * burst <= 200  # it lost more than may be computed again at once
+    rig.add("t", own(98), max_tokens=4, tenant="third")
+    assert "t" in rig.step() | rig.step()  # the first one has room for the row's own prompt only
+
+
+def test_another_tenant_yields_where_the_first_cannot(make_rig: Callable[..., Any]) -> None:
+    rig = make_rig(max_batch_size=ROWS, max_batch_tokens=64, kv_blocks=512, max_model_len=256)
+    for index in range(5):
+        rig.add(f"w{index}", own(index), max_tokens=90, tenant="whole", whole_prefill=True)
+    for index in range(3):
+        rig.add(f"f{index}", own(10 + index), max_tokens=90, tenant="flood")
+    rig.step()
+    assert rows(rig) == {"whole": 5, "flood": 3}
+    rig.add("q", own(99), max_tokens=4, tenant="quiet")
+    assert "q" in rig.step()
+    assert rows(rig) == {"whole": 5, "flood": 2, "quiet": 1}
+
+
+def test_a_claim_without_blocks_does_not_hold_up_the_next_one(
+    make_rig: Callable[..., Any],
+) -> None:
+    rig = make_rig(max_batch_size=ROWS, max_batch_tokens=64, kv_blocks=96, max_model_len=256)
+    rig.add("h", own(50), max_tokens=100, tenant="heavy", weight=4.0)
+    rig.step()
+    for index in range(ROWS - 1):
+        rig.add(f"f{index}", own(index), max_tokens=100, tenant="flood")
+    for _ in range(20):
+        rig.step()
+    rig.add("large", own(97, 200), max_tokens=4, tenant="heavy", weight=4.0)
+    rig.step()
+    assert rows(rig) == {"heavy": 1, "flood": ROWS - 1}
+    rig.add("q", own(99), max_tokens=4, tenant="quiet")
+    assert "q" in rig.step()
+
+
 def test_long_prompts_claim_no_more_than_their_tokens(make_full: Callable[..., Any]) -> None:
     rig = make_full(count=200, kv_blocks=2048)
     tokens: Counter[str] = Counter()
@@ -232,6 +345,19 @@ class TestBlocks:
         rig.step()
         assert rig.scheduler.preemptions == 0
 
+    def test_what_others_may_grow_by_is_not_in_its_share(
+        self, make_rig: Callable[..., Any]
+    ) -> None:
+        rig = make_rig(max_batch_size=16, max_batch_tokens=128, kv_blocks=64)
+        for index in range(16):
+            rig.add(f"f{index}", own(index, 16), max_tokens=30, tenant="flood")
+        for _ in range(4):
+            rig.step()
+        assert rows(rig) == {"flood": 11}
+        for index in range(5):
+            rig.add(f"q{index}", own(100 + index, 4), max_tokens=4, tenant=f"t{index}")
+        assert "q0" in rig.step()
+
     def test_a_tenant_with_a_row_claims_no_more_blocks(self, make_held: Callable[..., Any]) -> None:
         rig = make_held()
         for index in range(4):
@@ -259,6 +385,18 @@ class TestBlocks:
             if large.is_finished:
                 break
         assert large.is_finished
+
+    def test_rows_of_a_tenant_above_its_share_go_first(self, make_rig: Callable[..., Any]) -> None:
+        rig = make_rig(max_batch_size=8, max_batch_tokens=64, kv_blocks=18)
+        for index in range(3):
+            rig.add(f"f{index}", own(index, 12), max_tokens=24, tenant="flood")
+        rig.step()
+        rig.add("q", own(99, 4), max_tokens=24, tenant="quiet")
+        rig.step()
+        assert rows(rig) == {"flood": 3, "quiet": 1}
+        while not rig.scheduler.preemptions:
+            rig.step()
+        assert [one.request_id for one in rig.scheduler.newly_preempted] == ["f2"]
 
     def test_first_come_first_served_gives_no_blocks_away(
         self, make_held: Callable[..., Any]

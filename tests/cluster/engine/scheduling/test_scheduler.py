@@ -401,3 +401,17 @@ def test_the_backlog_is_what_prompts_still_need(make_rig):
     assert rig.scheduler.backlog() == {}
     rig.scheduler.cancel("a")
     assert rig.scheduler.backlog() == {}
+
+
+def test_the_backlog_leaves_out_what_is_kept_of_a_preempted_row(
+    make_rig: Callable[..., Any],
+) -> None:
+    rig = make_rig(max_batch_size=2)
+    for index in range(2):
+        rig.add(f"f{index}", [index] * 11, max_tokens=30, tenant="flood")
+    for _ in range(2):
+        rig.step()
+    rig.add("q", 4, tenant="quiet")
+    rig.step()
+    assert [s.request_id for s in rig.scheduler.sequences] == ["f0", "q", "f1"]
+    assert rig.scheduler.backlog() == {"flood": 3}
