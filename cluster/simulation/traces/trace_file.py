@@ -10,9 +10,10 @@ import math
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from io import BufferedReader
 from operator import attrgetter
 from pathlib import Path
-from typing import IO, Annotated, Any, cast
+from typing import Annotated, Any
 
 import msgspec
 
@@ -162,12 +163,10 @@ def trace_start(paths: Sequence[Path]) -> float | None:
     return min((start for start in starts if start is not None), default=None)
 
 
-def _opened(path: Path) -> IO[bytes]:
+def _opened(path: Path) -> BufferedReader | gzip.GzipFile:
     with path.open("rb") as file:
         packed = file.read(len(_GZIP)) == _GZIP
-    if packed:
-        return cast(IO[bytes], gzip.open(path, "rb"))  # typeshed gives it another class
-    return path.open("rb")
+    return gzip.open(path, "rb") if packed else path.open("rb")
 
 
 def _check_together(files: Sequence[Path], headers: Sequence[TraceHeader]) -> None:
