@@ -11,6 +11,7 @@ from deployments.cli.toolkit import console
 from deployments.cli.toolkit.client import admin_client
 from deployments.cli.toolkit.interruption import importing
 from deployments.cli.toolkit.options import JsonOption, KeyOption, UrlOption
+from deployments.cli.toolkit.server_policy import POLICY, defaults_of
 
 CLUSTER = "cluster"
 
@@ -97,12 +98,12 @@ def show(
         from deployments.cli.policies import policy_facts, policy_words
 
     with admin_client(url, key) as client:
-        shown = client.get(policy_facts.POLICY)
-        kept = shown if version is None else client.get(f"{policy_facts.POLICY}/versions/{version}")
+        shown = client.get(POLICY)
+        kept = shown if version is None else client.get(f"{POLICY}/versions/{version}")
     is_empty = not kept["text"].strip()
     if version is not None and (effective or is_empty):
         text = policy_facts.NamedText(f"version {version}", kept["text"])
-        policy = policy_facts.parsed(text, policy_facts.defaults_of(shown))
+        policy = policy_facts.parsed(text, defaults_of(shown))
         kept = {**kept, "effective": policy.model_dump(mode="json", by_alias=True)}
     if as_json:
         console.print_json(kept)
@@ -165,11 +166,11 @@ def apply(
 def history(url: UrlOption = None, key: KeyOption = None, as_json: JsonOption = False) -> None:
     """List the versions: who, when, why."""
     with importing():
-        from deployments.cli.policies import policy_facts, policy_words
+        from deployments.cli.policies import policy_words
 
     with admin_client(url, key) as client:
-        versions = client.get(f"{policy_facts.POLICY}/history")["data"]
-        now = client.get(policy_facts.POLICY)["version"]
+        versions = client.get(f"{POLICY}/history")["data"]
+        now = client.get(POLICY)["version"]
     if as_json:
         console.print_json(versions)
         return

@@ -6,11 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from cluster.domain.ids import AdapterDigest, TenantId
 from cluster.errors import BraidError, ConfigError
-from cluster.field_problems import all_problems
 from cluster.placement.planning.plan import AdapterInfo
 from cluster.placement.policy import ClusterPolicy
 from cluster.placement.policy.advice import advice
@@ -23,9 +20,7 @@ from cluster.placement.policy.present_cluster import (
 from cluster.placement.policy.problems import PolicyProblem
 from cluster.regular_file import read_regular
 from deployments.cli.toolkit.client import BraidClient
-
-POLICY = "/admin/v1/policy"
-STATUS = "/admin/v1/status"
+from deployments.cli.toolkit.server_policy import POLICY, STATUS, defaults_of, policy_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +57,7 @@ class PolicyThere:
         """
         shown = client.get(POLICY)
         name = f"version {shown['version']}, in force"
-        in_force = ComparedPolicy(name, _policy_of(shown["effective"]))
+        in_force = ComparedPolicy(name, policy_of(shown["effective"]))
         present = present_cluster_of(client.get(STATUS))
         return cls(shown, in_force, defaults_of(shown), present)
 
@@ -100,25 +95,6 @@ def text_of(what: str, client: BraidClient) -> NamedText:
         found = client.get(f"{POLICY}/versions/{what}")
         return NamedText(f"version {what}", str(found["text"]))
     return read_policy_file(Path(what))
-
-
-def defaults_of(shown: Mapping[str, Any]) -> ClusterPolicy:
-    """Return the entries that a policy of this server need not have.
-
-    Raises:
-        ConfigError: they are of another release.
-    """
-    return _policy_of(shown.get("defaults", {}))
-
-
-def _policy_of(fields: Mapping[str, Any]) -> ClusterPolicy:
-    try:
-        return ClusterPolicy.model_validate(fields)
-    except ValidationError as error:
-        raise ConfigError(
-            f"the server's policy is of another release: {all_problems(error)}; use the command "
-            "line of the server's release"
-        ) from error
 
 
 def parsed(named: NamedText, defaults: ClusterPolicy) -> ClusterPolicy:

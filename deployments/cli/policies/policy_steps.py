@@ -19,6 +19,7 @@ from deployments.cli.policies import policy_facts
 from deployments.cli.policies.policy_facts import ComparedPolicy, NamedText, PolicyThere
 from deployments.cli.toolkit import console
 from deployments.cli.toolkit.client import BraidClient, admin_client
+from deployments.cli.toolkit.server_policy import POLICY
 
 PAUSES_S = (0.2, 0.4, 0.8, 1.6, 3.0, 4.0, 5.0, 5.0, 5.0, 5.0)
 """Between looks at who goes by a version. They grow: an administrator may have few requests."""
@@ -66,7 +67,7 @@ def apply_text(
     if not yes and not typer.confirm("Put it in force?", err=True):
         raise typer.Exit(1)
     applied = client.put(
-        policy_facts.POLICY,
+        POLICY,
         {
             "text": new.text,
             "message": message or f"applied from {new.name}",
@@ -118,7 +119,7 @@ def _wait_followed(client: BraidClient, version: int) -> bool:
 def _shown_once_allowed(client: BraidClient) -> dict[str, Any]:
     while True:
         try:
-            return client.get(policy_facts.POLICY)
+            return client.get(POLICY)
         except QuotaExceeded as error:  # the administrator's requests of this minute are used up
             time.sleep(error.retry_after_s)
 

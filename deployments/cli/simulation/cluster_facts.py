@@ -14,9 +14,9 @@ from cluster.placement.planning.plan import AdapterInfo
 from cluster.placement.policy import ClusterPolicy
 from cluster.simulation.spec import ReplicaSpec
 from cluster.tenancy.shares import DEFAULT_WEIGHT
-from deployments.cli.policies.policy_facts import POLICY, STATUS, defaults_of
 from deployments.cli.toolkit.client import BraidClient
 from deployments.cli.toolkit.console import DIGEST_CHARACTERS
+from deployments.cli.toolkit.server_policy import POLICY, STATUS, defaults_of
 
 
 @dataclass(frozen=True, slots=True)
