@@ -171,9 +171,7 @@ async def _context(
     routers = FrontRouters(live, config, location, use)
     await routers.start()
     stack.push_async_callback(routers.close)
-    policy = ClusterPolicy.fixed(config.replica.replicas)
-    # One request in a hundred would have a longer line in the log than the others.
-    picking = policy.picking.model_copy(update={"explain": 0.0})
+    picking = ClusterPolicy.fixed(config.replica.replicas).picking
     metrics = FrontMetrics()
     replicas = ReplicaSet(
         cluster.discover,
