@@ -14,9 +14,12 @@ export RAY_USAGE_STATS_ENABLED := 0
 .DEFAULT_GOAL := help
 .PHONY: help up down unit cover types test check hooks lock format bench manifests clean
 
-# Without Ray, Redis and a base model, on every core; what is slow is left to `make test`.
-UNIT := -p tests.support.unit_guard -n logical --dist worksteal -m "not ray and not redis and not model and not slow and not gpu" \
-	tests/cluster tests/router_service tests/deployments
+# Tests that start processes of their own, or share a cluster or a model: one after another. All others run on every core.
+ALONE := ray or redis or model or gpu
+PARALLEL := -n logical --dist worksteal
+
+# Without Ray, Redis and a base model; what is slow is left to `make test`.
+UNIT := -p tests.support.unit_guard $(PARALLEL) -m "not ($(ALONE) or slow)" tests/cluster tests/router_service tests/deployments
 
 define check_python
 @$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null || { \
@@ -55,9 +58,12 @@ cover: $(DEV) ## run the unit tests and print which lines they reach; ARGS="--co
 types: $(DEV) ## check types
 	@$(BIN)/mypy
 
-test: $(DEV) ## run all tests, and print the slowest 20
+test: $(DEV) ## run all tests, in two parts, and print the slowest 20 of each
 	@$(BIN)/braid model fetch
-	@$(BIN)/python -m pytest --durations=20
+	@status=0; \
+	COLUMNS=200 $(BIN)/python -m pytest $(PARALLEL) -m "not ($(ALONE))" --durations=20 || status=$$?; \
+	$(BIN)/python -m pytest -m "$(ALONE)" --durations=20 || status=$$?; \
+	exit $$status
 
 check: $(DEV) ## lint, types, import direction, dead code, prose, lock file
 	@$(BIN)/ruff check .
