@@ -61,7 +61,7 @@ def config(replicas: int = 3, policy: Path | None = None) -> AppConfig:
         ("replicas: {min: 0, max: 4, zero_after: 60}", 1),
         ("replicas: {min: 1, max: 4, schedule: [{days: mon, min: 2}, {days: tue, min: 4}]}", 2),
         ("replicas: {min: 1, max: 4, mode: observe}", 3),
-        ("replicas: {min: 2, max: 4, mode: off, schedule: [{days: mon, min: 4}]}", 2),
+        ("replicas: {min: 2, max: 4, mode: off, schedule: [{days: mon, min: 4}]}", 4),
     ],
 )
 def test_a_kept_policy_says_how_many(url: str, state: StateDir, text: str, count: int) -> None:
