@@ -85,10 +85,10 @@ class Delays:
         """Return the same, with everybody looking and telling less often, for long traces."""
         return replace(
             self,
-            publish_s=max(self.publish_s, 1.0),
+            publish_s=max(self.publish_s, 0.5),
             heartbeat_s=max(self.heartbeat_s, 2.0),
-            exchange_s=max(self.exchange_s, 4.0),
-            tick_s=max(self.tick_s, 10.0),
+            exchange_s=max(self.exchange_s, 2.0),
+            tick_s=max(self.tick_s, 5.0),
         )
 
 
