@@ -157,10 +157,11 @@ def _run_in_processes(
         for done in as_completed(running):
             take(done.result())
     except BaseException as error:
-        pool.shutdown(wait=False, cancel_futures=True)
         for process in multiprocessing.active_children():
             if process not in others:
                 process.terminate()
+        # Waited for: else the pool's thread and the interpreter's end race for one pipe.
+        pool.shutdown(cancel_futures=True)
         if isinstance(error, BrokenProcessPool):
             raise SimulationStopped(
                 "a process of the simulation was ended from outside, perhaps for want of memory; "
