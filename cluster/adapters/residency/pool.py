@@ -259,6 +259,15 @@ class AdapterPool:
             for v in wanted
         )
 
+    def are_ready(self, wanted: Sequence[SizedVersion]) -> bool:
+        """Return whether all of ``wanted`` can be used now."""
+        residents, ready = self._residents, AdapterState.READY
+        for version in wanted:
+            resident = residents.get(version.digest)
+            if resident is None or resident.state is not ready:
+                return False
+        return True
+
     def slot_of(self, digest: AdapterDigest) -> Slot | None:
         """Return a version's slot, or None if it has none; from FETCHING to EVICTING it has one."""
         resident = self._residents.get(digest)

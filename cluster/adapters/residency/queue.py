@@ -107,6 +107,11 @@ class WaitQueue:
         """Requests that wait for room or for a load."""
         return len(self._requests) + sum(waiter.lease is not None for waiter in self._admitted)
 
+    @property
+    def is_empty(self) -> bool:
+        """Report whether nobody waits for room."""
+        return not (self._requests or self._prefetches)
+
     def tenants(self) -> set[TenantId]:
         """Return the tenants whose requests wait for room."""
         return {waiter.tenant for waiter in self._requests}

@@ -124,8 +124,8 @@ class SimulatedReplica:
         self._announcer.note_change()
         if self._waiting >= self._shape.engine.max_queued:
             self._end(request.request_id, FinishReason.ERROR, Overloaded.code)
-            return
-        self._admit(live)
+        elif not self._begin(live):
+            self._admit(live)
 
     def cancel(self, request_id: RequestId) -> None:
         """End a request that no front waits for; an unknown id has ended already."""
@@ -160,6 +160,20 @@ class SimulatedReplica:
                 live.task.cancel()
 
     # The way of a request
+
+    def _begin(self, live: _Live) -> bool:
+        """Hand a request to the engine, or end it; False if its adapters are not there yet."""
+        request = live.work.request
+        try:
+            live.lease = self.adapters.acquire_at_once(live.digests, live.tenant, request.weight)
+            if live.lease is None:
+                return False
+            self.engine.submit(replace(live.work, slots=live.lease.slots))
+        except BraidError as error:
+            self._end(request.request_id, FinishReason.ERROR, error.code)
+        else:
+            live.in_engine = True
+        return True
 
     def _admit(self, live: _Live) -> None:
         live.in_engine = False
