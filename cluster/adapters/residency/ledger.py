@@ -8,7 +8,7 @@ that room is promised once. A resident is evicted only while it is at rest, uncl
 
 import heapq
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from cluster.adapters.residency.residency_types import SizedVersion
@@ -271,26 +271,41 @@ class AdapterLedger:
 
     # Reading
 
-    def resident_adapters(self) -> tuple[ResidentAdapter, ...]:
+    def resident_adapters(
+        self, before: Sequence[ResidentAdapter] = ()
+    ) -> tuple[ResidentAdapter, ...]:
         """Return every resident, by slot; by digest in a tier of bytes alone.
 
         In host memory, claims are of loads and of waiting requests, and not leases.
+
+        Args:
+            before: an earlier answer. Its members are used again where only ``idle_s`` differs.
         """
-        now = self.now
-        ordered = sorted(self.residents.items(), key=lambda item: (item[1].slot, item[0]))
-        return tuple(
-            ResidentAdapter(
-                digest=digest,
-                alias=r.version.alias,
-                state=r.state,
-                nbytes=r.nbytes,
-                rank=r.version.rank,
-                leases=0 if self.slots is None else r.claims,
-                pinned=digest in self.pinned,
-                idle_s=max(0.0, now - r.last_used),
-            )
-            for digest, r in ordered
-        )
+        now, pinned, counts_leases = self.now, self.pinned, self.slots is not None
+        earlier = {adapter.digest: adapter for adapter in before}
+        found = []
+        for digest, resident in sorted(self.residents.items(), key=_place):
+            adapter = earlier.get(digest)
+            leases = resident.claims if counts_leases else 0
+            if (
+                adapter is None
+                or adapter.leases != leases
+                or adapter.state is not resident.state
+                or adapter.nbytes != resident.nbytes
+                or adapter.pinned is not (digest in pinned)
+            ):
+                adapter = ResidentAdapter(
+                    digest,
+                    resident.version.alias,
+                    resident.state,
+                    resident.nbytes,
+                    resident.version.rank,
+                    leases,
+                    digest in pinned,
+                    idle_s=max(0.0, now - resident.last_used),
+                )
+            found.append(adapter)
+        return tuple(found)
 
     def check_integrity(self) -> None:
         """Verify that slots, bytes and claims add up.
@@ -325,6 +340,10 @@ class AdapterLedger:
         resident.last_used = self.now
         cost = 1 if self.slots is None else min(resident.nbytes, self.memory_bytes // self.slots)
         resident.priority = self._inflation + weight_of(resident.uses) * cost
+
+
+def _place(item: tuple[AdapterDigest, Resident]) -> tuple[Slot, AdapterDigest]:
+    return item[1].slot, item[0]
 
 
 def weight_of(uses: int) -> int:

@@ -312,9 +312,13 @@ class AdapterManager:
 
     # Reading
 
-    def resident(self) -> tuple[ResidentAdapter, ...]:
-        """Return every version that has a slot, by slot."""
-        return self._pool.residents()
+    def resident(self, before: Sequence[ResidentAdapter] = ()) -> tuple[ResidentAdapter, ...]:
+        """Return every version that has a slot, by slot.
+
+        Args:
+            before: an earlier answer. Its members are used again where only ``idle_s`` differs.
+        """
+        return self._pool.residents(before)
 
     def on_host(self) -> tuple[ResidentAdapter, ...]:
         """Return every version that takes host memory, by digest; most may be in slots as well."""
@@ -347,10 +351,13 @@ class AdapterManager:
     @property
     def loading_bytes(self) -> int:
         """Bytes of the versions on their way to the device, or waited for without room there."""
+        loading = self._pool.loading_bytes
+        if self._queue.is_empty:
+            return loading
         waiting = {
             v.digest: v.nbytes for v in self._queue.wanted() if self._pool.slot_of(v.digest) is None
         }
-        return self._pool.loading_bytes + sum(waiting.values())
+        return loading + sum(waiting.values())
 
     @property
     def eviction_age_s(self) -> float:

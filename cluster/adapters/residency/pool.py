@@ -277,9 +277,9 @@ class AdapterPool:
         """Return a version that has a slot, as it was admitted."""
         return self._residents[digest].version
 
-    def residents(self) -> tuple[ResidentAdapter, ...]:
-        """Return every version that has a slot, by slot."""
-        return self._ledger.resident_adapters()
+    def residents(self, before: Sequence[ResidentAdapter] = ()) -> tuple[ResidentAdapter, ...]:
+        """Return every version that has a slot, by slot; see ``AdapterLedger`` for ``before``."""
+        return self._ledger.resident_adapters(before)
 
     @property
     def loading_bytes(self) -> int:

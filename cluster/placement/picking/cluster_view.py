@@ -69,8 +69,9 @@ class ClusterView:
             self.order.remove(replica)
         before = replica.held.keys()
         replica.take_snapshot(snapshot, now)
-        for digest in self.holders.change(replica, before, replica.held.keys()):
-            self._nbytes[digest] = replica.held[digest].nbytes
+        if replica.held.keys() != before:
+            for digest in self.holders.change(replica, before, replica.held.keys()):
+                self._nbytes[digest] = replica.held[digest].nbytes
         if len(self._nbytes) > max(_SIZES_KEPT, 2 * len(self.holders)):
             self._nbytes = {d: n for d, n in self._nbytes.items() if self.holders.of(d)}
         self._place(replica)

@@ -74,14 +74,17 @@ class FastBatch:
 
     def backlog(self) -> dict[TenantId, int]:
         """Return the tokens of prompts still to be computed, as ``Scheduler.backlog``."""
-        tokens: Counter[TenantId] = Counter()
+        tokens: dict[TenantId, int] = {}
         for row in self.rows.values():
             left = row.sequence.prompt_len - row.computed
+            if left <= 0:
+                continue
             if row.sequence.admission >= 0 and not row.blocks:  # preempted
                 left -= sum(self._cached(row)) * self._config.block_size
             if left > 0:
-                tokens[row.sequence.request.tenant] += left
-        return dict(tokens)
+                tenant = row.sequence.request.tenant
+                tokens[tenant] = tokens.get(tenant, 0) + left
+        return tokens
 
     def publish(self, row: FastRow, before: int) -> None:
         """Make the blocks findable that a row has computed since it had ``before`` of them."""

@@ -102,6 +102,8 @@ class SimulatedReplica:
         self._last_counts: TierCounts | None = None
         self._changed = True  # since the last snapshot
         self._resident: tuple[ResidentAdapter, ...] = ()
+        self._desired: frozenset[AdapterDigest] = frozenset()
+        self._in_order: tuple[AdapterDigest, ...] = ()  # of those
         self._announcer = Announcer(self, process, delays)
 
     # From fronts
@@ -266,8 +268,10 @@ class SimulatedReplica:
         self._sequence += 1
         shape, engine = self._shape, self.engine
         desired, version = self.adapters.desired
+        if desired is not self._desired:
+            self._desired, self._in_order = desired, tuple(sorted(desired))
         if self._changed or self._live:
-            self._resident = self.adapters.resident()
+            self._resident = self.adapters.resident(self._resident)
             self._changed = False
         return ReplicaSnapshot(
             replica_id=self.replica_id,
@@ -281,7 +285,7 @@ class SimulatedReplica:
             adapter_bytes_used=self.adapters.bytes_used,
             resident=self._resident,
             draining=self.draining,
-            desired=tuple(sorted(desired)),
+            desired=self._in_order,
             desired_version=version,
             max_model_len=engine.max_model_len,
             host_bytes_limit=shape.host_bytes,
