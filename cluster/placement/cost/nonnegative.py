@@ -20,11 +20,15 @@ def solve_nonnegative(gram: Sequence[Sequence[float]], moments: Sequence[float])
     found = [0.0] * size
     free: list[int] = []
     for _ in range(3 * size + 3):
-        slope = [aim[i] - sum(unit[i][j] * found[j] for j in free) for i in range(size)]
-        rising = [i for i in range(size) if scale[i] > 0 and i not in free and slope[i] > tolerance]
+        slope = {
+            i: aim[i] - sum([unit[i][j] * found[j] for j in free])
+            for i in range(size)
+            if scale[i] > 0 and i not in free
+        }
+        rising = [i for i, value in slope.items() if value > tolerance]
         if not rising:
             break
-        entered = max(rising, key=lambda i: slope[i])
+        entered = max(rising, key=slope.__getitem__)
         free.append(entered)
         while True:
             wished = _solve([[unit[i][j] for j in free] for i in free], [aim[i] for i in free])
@@ -74,18 +78,24 @@ def _solve(matrix: list[list[float]], right: list[float]) -> list[float] | None:
     size = len(right)
     rows = [[*line, value] for line, value in zip(matrix, right, strict=True)]
     for at in range(size):
-        best = max(range(at, size), key=lambda row: abs(rows[row][at]))
+        best = at
+        for row in range(at + 1, size):
+            if abs(rows[row][at]) > abs(rows[best][at]):
+                best = row
         rows[at], rows[best] = rows[best], rows[at]
-        pivot = rows[at][at]
+        upper = rows[at]
+        pivot = upper[at]
         if abs(pivot) < _TINY:
             return None
+        rest = upper[at:]
         for row in range(at + 1, size):
-            factor = rows[row][at] / pivot
+            lower = rows[row]
+            factor = lower[at] / pivot
             if factor:
-                for column in range(at, size + 1):
-                    rows[row][column] -= factor * rows[at][column]
+                lower[at:] = [value - factor * above for value, above in zip(lower[at:], rest)]
     answer = [0.0] * size
     for at in reversed(range(size)):
-        known = sum(rows[at][column] * answer[column] for column in range(at + 1, size))
-        answer[at] = (rows[at][size] - known) / rows[at][at]
+        row_at = rows[at]
+        known = sum([a * b for a, b in zip(row_at[at + 1 : size], answer[at + 1 :])])
+        answer[at] = (row_at[size] - known) / row_at[at]
     return answer
