@@ -101,7 +101,7 @@ class SimulatedFront:
         self.process.after(self._delays.front_s, self._begin, tracked)
 
     def _begin(self, tracked: Tracked) -> None:
-        tracked.decided_at = self.process.loop.time()
+        tracked.decided_at = self.process.loop.now
         self._reports.demand.arrive(tracked.key, tracked.asked.prompt_tokens)
         self._send(tracked)
 
@@ -118,7 +118,7 @@ class SimulatedFront:
                     lambda: self._pick_request(tracked),
                     tenant,
                     place,
-                    lambda: max(0.0, tracked.deadline - self.process.loop.time()),
+                    lambda: max(0.0, tracked.deadline - self.process.loop.now),
                 )
                 self._join_replica(tracked, chosen, request)
         except BraidError as error:
@@ -148,7 +148,7 @@ class SimulatedFront:
         )
 
     def _submit(self, tracked: Tracked, replica: SimulatedReplica) -> None:
-        left = tracked.deadline - self.process.loop.time()
+        left = tracked.deadline - self.process.loop.now
         work = self._works.make(
             tracked.asked,
             tracked.index,
@@ -164,7 +164,7 @@ class SimulatedFront:
         """Hand a request over; runs in the replica's process."""
         if not self.process.alive or self._live.get(work.request.request_id) is not tracked:
             return
-        tracked.queued_at, tracked.began_at = self.process.loop.time(), None
+        tracked.queued_at, tracked.began_at = self.process.loop.now, None
         tracked.tier_found = replica.tier_of(tracked.key.adapters)
         replica.submit(work, tracked.key.adapters, self)
 
@@ -175,7 +175,7 @@ class SimulatedFront:
         self._live.pop(tracked.request_id, None)
         self._picking.pop(tracked.index, None)
         self._tasks.pop(tracked.index, None)
-        tracked.end(outcome, self.process.loop.time())
+        tracked.end(outcome, self.process.loop.now)
         count_ended(self._reports.demand, tracked)
         self._on_end(tracked)
 
@@ -197,7 +197,7 @@ class SimulatedFront:
         tracked.generated = news.generated
         tracked.cached_tokens = max(tracked.cached_tokens, news.cached_tokens)
         tracked.began_at = news.began_at
-        now = self.process.loop.time()
+        now = self.process.loop.now
         if tracked.first_token_at is None and news.generated:
             tracked.first_token_at = now
         if news.reason is None:
@@ -272,7 +272,7 @@ class SimulatedFront:
 
     def _give_up(self) -> None:
         """End what is long overdue: its replica does not say anything."""
-        now = self.process.loop.time()
+        now = self.process.loop.now
         for tracked in [t for t in self._live.values() if now > t.deadline + OVERDUE_S]:
             self._view.finished(tracked.request_id)
             self._end(tracked, DeadlineExceeded.code)
@@ -294,7 +294,7 @@ class SimulatedFront:
             task.cancel()
         lost = [*self._live.values(), *self._picking.values()]
         for tracked in lost:
-            tracked.end(FRONT_LOST, self.process.loop.time())
+            tracked.end(FRONT_LOST, self.process.loop.now)
         after_s = self._delays.link_lost_s
         for replica in self._links.values():
             replica.process.after(after_s, replica.disconnect, self)
