@@ -100,7 +100,7 @@ class FastEngine:
 
     @property
     def _now(self) -> float:
-        return self._process.loop.time()
+        return self._process.loop.now
 
     def backlog(self) -> dict[TenantId, int]:
         return self._batch.backlog()
@@ -192,9 +192,10 @@ class FastEngine:
 
     def _grow(self, row: FastRow, computed: int) -> None:
         row.computed += computed
-        blocks = max(row.blocks, -(-row.computed // self._config.block_size))
-        self._memory.unnamed += blocks - row.blocks
-        row.blocks = blocks
+        blocks = -(-row.computed // self._config.block_size)
+        if blocks > row.blocks:
+            self._memory.unnamed += blocks - row.blocks
+            row.blocks = blocks
 
     def _advance(self, row: FastRow, computed: int, sampled: int, news: list[SequenceNews]) -> None:
         sequence, before = row.sequence, row.computed - computed
@@ -219,13 +220,14 @@ class FastEngine:
         budget = self._config.max_batch_tokens - len(decoding)
         prefills: list[tuple[FastRow, int]] = []
         for row in self._batch.running:
-            if row.uncomputed > 1:
+            if row.tokens - row.computed > 1:
                 count = min(row.uncomputed, budget)
                 if count <= 0:
                     break
                 prefills.append((row, count))
                 budget -= count
-        self._batch.admit(prefills, budget)
+        if self._batch.waiting:
+            self._batch.admit(prefills, budget)
         for row, _ in prefills:
             row.began_at = row.began_at or self._now
         if decoding or prefills:
@@ -239,20 +241,20 @@ class FastEngine:
         size, rows = self._config.block_size, len(decoding)
         steps = 1
         if not prefills:
-            steps = min(row.end - row.generated for row in decoding)
-            within = 1 + min(row.blocks * size - row.tokens for row in decoding)
+            steps = min([row.end - row.generated for row in decoding])
+            within = 1 + min([row.blocks * size - row.tokens for row in decoding])
             steps = max(1, min(steps, max(within, size * (self._memory.free // rows))))
             if self._batch.is_contended and self._batch.waiting:
                 steps = 1 if self._batch.has_places else min(steps, CONTENDED_STEPS)
-        first = StepTotals(
-            1,
-            sum(count for _, count in prefills),
-            rows,
-            sum(-(-row.tokens // size) for row in decoding)
-            + sum(-(-(row.computed + count) // size) for row, count in prefills),
-            self._batch.adapter_bytes,
-            sum(row.rank for row in decoding) + sum(row.rank * count for row, count in prefills),
-        )
+        tokens = blocks = ranks = 0
+        for row in decoding:
+            blocks -= -row.tokens // size
+            ranks += row.rank
+        for row, count in prefills:
+            tokens += count
+            blocks -= -(row.computed + count) // size
+            ranks += row.rank * count
+        first = StepTotals(1, tokens, rows, blocks, self._batch.adapter_bytes, ranks)
         slowness = self._pace.begin()
         run = StepRun(
             self._now,

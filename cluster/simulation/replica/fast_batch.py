@@ -97,12 +97,15 @@ class FastBatch:
 
     def count_run(self, run: StepRun) -> None:
         """Count the tokens of a run for their tenants, before its rows advance."""
-        decodes = ((row.sequence, row.computed, row.computed + run.steps) for row in run.decoding)
-        prefills = ((row.sequence, row.computed, row.computed + n) for row, n in run.prefills)
-        self._order.count_step((*decodes, *prefills))
+        steps = run.steps
+        computed = [(row.sequence, row.computed, row.computed + steps) for row in run.decoding]
+        computed += [(row.sequence, row.computed, row.computed + n) for row, n in run.prefills]
+        self._order.count_step(computed)
 
     def yield_rows(self) -> None:
         """Take rows out of the batch for a tenant that claims some."""
+        if not self._order.begin_step():
+            return
         running = [row.sequence for row in self.running]
         for sequence in self._order.rows_to_yield(running, self._room()):
             row = self.rows[sequence.request_id]
@@ -113,7 +116,7 @@ class FastBatch:
         """Return the rows that lack only their newest token, each with a block for it."""
         memory, size = self._memory, self._config.block_size
         while True:
-            decoding = [row for row in self.running if row.uncomputed == 1]
+            decoding = [row for row in self.running if row.tokens - row.computed == 1]
             short = [row for row in decoding if -(-row.tokens // size) > row.blocks]
             if len(short) <= memory.free or len(self.running) < 2:
                 break
