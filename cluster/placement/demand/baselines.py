@@ -1,7 +1,7 @@
 """Keeps how far each front's totals have been counted."""
 
 from collections import OrderedDict
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from cluster.placement.demand.demand import DemandKey, DemandTotals
 
@@ -11,8 +11,7 @@ KEYS_OF_ALL = 20 * KEYS_OF_A_FRONT
 FORGET_S = 1200.0  # five half-lives of the slow clock: what it counted hardly matters then
 
 
-@dataclass(frozen=True, slots=True)
-class Increase:
+class Increase(NamedTuple):
     """The part of a report that is new."""
 
     arrived: int

@@ -205,7 +205,7 @@ class ClusterView:
             tenant=request.tenant,
             prompt=max(0, request.prompt_tokens),
             expected=max(0, request.expected_tokens),
-            members=tuple((d, nbytes.get(d, 0)) for d in dict.fromkeys(request.digests)),
+            members=tuple([(d, nbytes.get(d, 0)) for d in dict.fromkeys(request.digests)]),
             cached=self.prefixes.cached(request.prefix) if prefix and request.prefix else {},
             mean_tokens=self.mean_tokens.of(request.tenant),
             fronts=self.fronts,

@@ -17,8 +17,7 @@ from cluster.simulation.parts.front_reports import ControllerCalls, FrontReports
 from cluster.simulation.parts.front_rules import FrontPicks
 from cluster.simulation.parts.front_waiting import FrontWaiting
 from cluster.simulation.parts.tracked import Tracked
-from cluster.simulation.replica.engine_port import EngineWork
-from cluster.simulation.replica.link_end import RequestNews
+from cluster.simulation.replica.engine_port import EngineWork, SequenceNews
 from cluster.simulation.replica.requests import WorkMaker, expected_end
 from cluster.simulation.replica.simulated_replica import SimulatedReplica
 from cluster.simulation.result import FRONT_LOST
@@ -182,7 +181,7 @@ class SimulatedFront:
     # From replicas
 
     def hear_step(
-        self, replica_id: ReplicaId, news: list[RequestNews], running: int, queued: int
+        self, replica_id: ReplicaId, news: list[SequenceNews], running: int, queued: int
     ) -> None:
         """Take in what a step brought, and the load that it leaves."""
         if replica_id not in self._links:
@@ -193,7 +192,7 @@ class SimulatedFront:
         self._view.hear_load(replica_id, running, queued, self.process.clock.monotonic())
         self._waiting.note_change(replica_id)
 
-    def _hear_request(self, tracked: Tracked, news: RequestNews) -> None:
+    def _hear_request(self, tracked: Tracked, news: SequenceNews) -> None:
         tracked.generated = news.generated
         tracked.cached_tokens = max(tracked.cached_tokens, news.cached_tokens)
         tracked.began_at = news.began_at

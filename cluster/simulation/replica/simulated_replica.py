@@ -5,7 +5,7 @@ for its turn in the engine, and gives the lease back at its end.
 """
 
 import asyncio
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from cluster.adapters.residency.manager import AdapterManager
 from cluster.adapters.residency.residency_types import AdapterTier, Lease
@@ -21,7 +21,7 @@ from cluster.simulation.replica.announcer import Announcer
 from cluster.simulation.replica.engine_exact import ExactEngine
 from cluster.simulation.replica.engine_fast import FastEngine
 from cluster.simulation.replica.engine_port import EngineWork, SequenceNews, SimulatedEngine
-from cluster.simulation.replica.link_end import LinkEnd, RequestNews
+from cluster.simulation.replica.link_end import LinkEnd
 from cluster.simulation.replica.simulated_adapters import SimulatedBank, SimulatedCatalog
 from cluster.simulation.replica.step_pace import StepPace
 from cluster.simulation.replica.tier_counts import count_tiers
@@ -170,7 +170,7 @@ class SimulatedReplica:
             live.lease = self.adapters.acquire_at_once(live.digests, live.tenant, request.weight)
             if live.lease is None:
                 return False
-            self.engine.submit(replace(live.work, slots=live.lease.slots))
+            self.engine.submit(live.work._replace(slots=live.lease.slots))
         except BraidError as error:
             self._end(request.request_id, FinishReason.ERROR, error.code)
         else:
@@ -194,7 +194,7 @@ class SimulatedReplica:
                 live.lease = await self.adapters.acquire(live.digests, live.tenant, weight)
             if self._live.get(request_id) is not live or not self.process.alive:
                 return
-            self.engine.submit(replace(live.work, slots=live.lease.slots))
+            self.engine.submit(live.work._replace(slots=live.lease.slots))
         except TimeoutError:
             self._end(request_id, FinishReason.DEADLINE)
         except BraidError as error:
@@ -205,15 +205,14 @@ class SimulatedReplica:
 
     def _hear_engine(self, news: list[SequenceNews]) -> None:
         self._announcer.note_change()
-        told: dict[LinkEnd, list[RequestNews]] = {}
+        told: dict[LinkEnd, list[SequenceNews]] = {}
         for item in news:
-            words = RequestNews.of(item)
-            told.setdefault(self._live[item.request_id].link, []).append(words)
+            told.setdefault(self._live[item.request_id].link, []).append(item)
             if item.reason is not None:
                 self._close(item.request_id)
         self._deliver(told)
 
-    def _deliver(self, told: dict[LinkEnd, list[RequestNews]]) -> None:
+    def _deliver(self, told: dict[LinkEnd, list[SequenceNews]]) -> None:
         hop_s = self._delays.hop_s
         for link, items in told.items():
             if link in self._announcer.links:
@@ -227,7 +226,7 @@ class SimulatedReplica:
         link = live.link
         generated = len(live.work.request.resumed_token_ids)
         self._close(request_id)
-        self._deliver({link: [RequestNews(request_id, generated, 0, reason, error)]})
+        self._deliver({link: [SequenceNews(request_id, generated, reason=reason, error=error)]})
 
     def _close(self, request_id: RequestId) -> None:
         live = self._live.pop(request_id)
