@@ -56,6 +56,7 @@ class LinearFit:
         self.mass = 0.0
         """Of observations not forgotten: seconds, or whatever the owner counts."""
         self._solved: list[float] | None = None
+        self._near: list[float] = []  # what was solved last
 
     @property
     def prior(self) -> tuple[float, ...]:
@@ -205,8 +206,10 @@ class LinearFit:
 
     def _solve(self) -> list[float]:
         level = self._level()
-        found = solve_nonnegative(*self._sums_with_prior(self._variance(None), level))
-        found = solve_nonnegative(*self._sums_with_prior(self._variance(found), level))
+        sums = self._sums_with_prior(self._variance(None), level)
+        found = solve_nonnegative(*sums, self._near)
+        sums = self._sums_with_prior(self._variance(found), level)
+        found = self._near = solve_nonnegative(*sums, found)
         return [
             value if self._gram[i][i] > 0 else self._prior[i] * level  # never seen
             for i, value in enumerate(found)
