@@ -106,8 +106,9 @@ class SimulatedFront:
 
     def _send(self, tracked: Tracked) -> None:
         """Find a replica for a request and hand it over, or end it."""
-        task = self.process.loop.create_task(self._find_replica(tracked))
-        self._tasks[tracked.index] = task
+        task = self.process.loop.start(self._find_replica(tracked))
+        if task is not None:
+            self._tasks[tracked.index] = task
 
     async def _find_replica(self, tracked: Tracked) -> None:
         tenant = tracked.key.tenant
@@ -125,7 +126,8 @@ class SimulatedFront:
 
     def _join_replica(self, tracked: Tracked, chosen: ReplicaId, request: PickRequest) -> None:
         now = self.process.clock.monotonic()
-        del self._picking[tracked.index], self._tasks[tracked.index]
+        del self._picking[tracked.index]
+        self._tasks.pop(tracked.index, None)
         tracked.attempts += 1
         tracked.replica = chosen
         tracked.request_id = RequestId(f"{tracked.index}-{tracked.attempts}")

@@ -5,10 +5,12 @@ they were asked for, so equal programs run equally.
 """
 
 import asyncio
+import types
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Generator
 from concurrent.futures import Executor
 from contextvars import Context
+from functools import partial
 from heapq import heappop, heappush
 from typing import Any, Protocol, TypeVar, cast
 
@@ -45,6 +47,17 @@ class VirtualLoop(asyncio.AbstractEventLoop):
         self._count = count = self._count + 1
         now = self.now
         heappush(self._events, (when if when > now else now, count, callback, arguments))
+
+    def start(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None] | None:
+        """Run a coroutine until it first waits; only one that does becomes a task.
+
+        It must not ask for its task before it waits.
+        """
+        try:
+            awaited = coroutine.send(None)
+        except StopIteration:
+            return None
+        return self.create_task(_go_on(coroutine, awaited))
 
     def run(self, until: float | None = None) -> None:
         """Run events until ``stop``, the last one, or the time ``until``, which is then reached.
@@ -166,3 +179,23 @@ class VirtualLoop(asyncio.AbstractEventLoop):
 
     def is_closed(self) -> bool:
         return False
+
+
+async def _go_on(coroutine: Coroutine[Any, Any, None], awaited: Any) -> None:
+    """Finish a coroutine that was run until it waited for ``awaited``."""
+    await _steps(coroutine, awaited)
+
+
+@types.coroutine
+def _steps(coroutine: Coroutine[Any, Any, None], awaited: Any) -> Generator[Any, Any, None]:
+    while True:
+        try:
+            answer = yield awaited
+        except BaseException as error:
+            step = partial(coroutine.throw, error)
+        else:
+            step = partial(coroutine.send, answer)
+        try:
+            awaited = step()
+        except StopIteration:
+            return
