@@ -53,15 +53,7 @@ class FrontBaseline:
             known = DemandTotals(total.key, life=total.life)
         else:
             spread = 0.0 if self._heard_at is None else max(0.0, now - self._heard_at)
-        highest = DemandTotals(
-            total.key,
-            max(known.arrived, total.arrived),
-            max(known.prompt_tokens, total.prompt_tokens),
-            max(known.generated_tokens, total.generated_tokens),
-            max(known.finished, total.finished),
-            life=total.life,
-            cached_tokens=max(known.cached_tokens, total.cached_tokens),
-        )
+        highest = total if _exceeds(total, known) else _highest(total, known)
         self._totals[total.key] = highest
         self._totals.move_to_end(total.key)
         if len(self._totals) > KEYS_OF_A_FRONT:
@@ -75,6 +67,29 @@ class FrontBaseline:
             spread,
         )
         return more if more.arrived or more.finished or more.generated_tokens else None
+
+
+def _exceeds(total: DemandTotals, known: DemandTotals) -> bool:
+    """Report whether a total of the same life is nowhere lower."""
+    return (
+        total.arrived >= known.arrived
+        and total.prompt_tokens >= known.prompt_tokens
+        and total.generated_tokens >= known.generated_tokens
+        and total.finished >= known.finished
+        and total.cached_tokens >= known.cached_tokens
+    )
+
+
+def _highest(total: DemandTotals, known: DemandTotals) -> DemandTotals:
+    return DemandTotals(
+        total.key,
+        max(known.arrived, total.arrived),
+        max(known.prompt_tokens, total.prompt_tokens),
+        max(known.generated_tokens, total.generated_tokens),
+        max(known.finished, total.finished),
+        life=total.life,
+        cached_tokens=max(known.cached_tokens, total.cached_tokens),
+    )
 
 
 class FrontBaselines:

@@ -178,6 +178,11 @@ class ClusterView:
         """Return all known replicas, by id."""
         return tuple(self._known[replica_id] for replica_id in sorted(self._known))
 
+    @property
+    def has_staying(self) -> bool:
+        """Report whether a replica is known that does not say that it is about to end."""
+        return not all(replica.snapshot.draining for replica in self._known.values())
+
     def homes_of(self, digests: Iterable[AdapterDigest], key: str) -> tuple[ReplicaId, ...]:
         """Return the homes of a set, none while devices have every member.
 

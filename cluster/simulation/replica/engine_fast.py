@@ -23,7 +23,6 @@ from cluster.simulation.replica.engine_port import (
     EngineWork,
     OnNews,
     SequenceNews,
-    add_totals,
 )
 from cluster.simulation.replica.fast_batch import FastBatch
 from cluster.simulation.replica.fast_rows import FastRow, StepRun
@@ -96,7 +95,7 @@ class FastEngine:
         """Return the work of all steps that have ended."""
         if self._run is None:
             return self._totals
-        return add_totals(self._totals, self._run.totals(self._run.ended_by(self._now)))
+        return self._run.totals_after(self._totals, self._run.ended_by(self._now))
 
     @property
     def _now(self) -> float:
@@ -176,7 +175,7 @@ class FastEngine:
         if turn != self._turn or run is None:
             return  # cut meanwhile
         self._run = None
-        self._totals = add_totals(self._totals, run.totals(run.steps))
+        self._totals = run.totals_after(self._totals, run.steps)
         self._batch.count_run(run)
         for row in run.decoding:
             self._grow(row, run.steps)
