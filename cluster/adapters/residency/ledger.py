@@ -66,6 +66,7 @@ class AdapterLedger:
         self.slots = slots
         self.at_rest = AdapterState.ON_HOST if slots is None else AdapterState.READY
         self.residents: dict[AdapterDigest, Resident] = {}
+        self._ordered: list[tuple[AdapterDigest, Resident]] | None = None  # None: to be sorted
         self.bytes_used = 0
         self.evictions = 0
         self.desired: frozenset[AdapterDigest] = frozenset()
@@ -100,6 +101,7 @@ class AdapterLedger:
             raise IntegrityError(f"{self.name}: {version.nbytes} bytes for {digest} do not fit")
         slot = NO_SLOT if self.slots is None else Slot(heapq.heappop(self._free))
         resident = self.residents[digest] = Resident(version, slot, version.nbytes)
+        self._ordered = None
         self.bytes_used += version.nbytes
         self._touch(resident)
         if tenant is not None:
@@ -150,6 +152,7 @@ class AdapterLedger:
                 f"{self.name}: {digest} leaves with {resident.claims} claims, expected 0"
             )
         del self.residents[digest]
+        self._ordered = None
         self.bytes_used -= resident.nbytes
         if self.slots is not None:
             heapq.heappush(self._free, resident.slot)
@@ -284,7 +287,9 @@ class AdapterLedger:
         now, pinned, counts_leases = self.now, self.pinned, self.slots is not None
         earlier = {adapter.digest: adapter for adapter in before}
         found = []
-        for digest, resident in sorted(self.residents.items(), key=_place):
+        if self._ordered is None:
+            self._ordered = sorted(self.residents.items(), key=_place)
+        for digest, resident in self._ordered:
             adapter = earlier.get(digest)
             leases = resident.claims if counts_leases else 0
             if (

@@ -136,7 +136,7 @@ class WaitQueue:
     def serve_waiters(self) -> list[QueueEvent]:
         """Grant whatever can be granted now; call it after every change."""
         events: list[QueueEvent] = []
-        self._head = self._grant_leases(events)
+        self._head = self._grant_leases(events) if self._requests else None
         if self._head is None:
             self._closed_to_new = frozenset()
             self._start_prefetches(events)
