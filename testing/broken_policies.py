@@ -287,9 +287,7 @@ BROKEN_POLICIES: tuple[BrokenPolicy, ...] = (
         'unknown key; did you mean "min_copies"?',
     ),
     BrokenPolicy("tiers: {standard: {spread: node}}", "tiers.standard.spread", "unknown key"),
-    BrokenPolicy(
-        "tiers: {standard: {percentile: 95}}", "tiers.standard.percentile", "unknown key"
-    ),
+    BrokenPolicy("tiers: {standard: {percentile: 95}}", "tiers.standard.percentile", "unknown key"),
     BrokenPolicy("adapters: [{adapter: a, avoid: b}]", "adapters[0].avoid", "unknown key"),
     BrokenPolicy(
         "adapters: [{adapter: a, copies: {min: 2, max: 1}}]",

@@ -33,7 +33,7 @@ class MostCopies:
         )
 
     def leave_room(self, members: Iterable[AdapterDigest], place: Place) -> bool:
-        """Return whether a copy may be planned on a replica beside all that others have.
+        """Return whether a copy may be planned on a replica as well as all that others have.
 
         What is there already would have to be given up for it otherwise.
         """

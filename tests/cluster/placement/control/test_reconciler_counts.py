@@ -256,9 +256,7 @@ def test_only_pins_of_adapters_that_exist_need_replicas(build, infos, names, flo
 def test_tiers_with_tenants_of_the_file_or_the_policy_need_replicas(build, infos) -> None:
     tiers = {"gold": TierPolicy(min_copies=3), "silver": TierPolicy(min_copies=2)}
     tenants = {"vip-*": "gold", "acme": "silver"}
-    policy = ClusterPolicy(
-        tiers=tiers, tenants=tenants, replicas=ReplicasPolicy(min=1, max=4)
-    )
+    policy = ClusterPolicy(tiers=tiers, tenants=tenants, replicas=ReplicasPolicy(min=1, max=4))
     bench = Bench(build, infos, policy)
     assert bench.tick(100.0, "r0").wishes["floor"] == 2, "the policy names acme"
     told = FrontReport(FrontId("f"), 1, own_weights={TenantId("vip-1"): 1.0})

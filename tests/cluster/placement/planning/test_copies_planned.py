@@ -118,9 +118,7 @@ def test_sets_share_the_copies_of_a_member_that_a_rule_bounds() -> None:
     whole = plan(follow(inputs_of(rooms, demand, most={"a": 1}, rules=RULES), promised))
     assert whole.desired["r0"] == ("a", "b", "c")
     small = [room_of("r0", "ab", slots=2), room_of("r1", "ac", slots=2)]
-    ((members, why),) = plan(
-        inputs_of(small, demand, most={"a": 1}, rules=RULES)
-    ).unplaced
+    ((members, why),) = plan(inputs_of(small, demand, most={"a": 1}, rules=RULES)).unplaced
     assert members == ("a", "c")
     assert why.endswith("0 of 1 copies have a place; bounded: a rule allows 1 of a at most")
 

@@ -69,7 +69,7 @@ def test_a_tenant_is_promised_what_its_tier_says_and_else_what_all_are() -> None
     ("tenants", "pattern", "replicas"),
     [
         ((), "acme", 3),  # the policy names it
-        ((), "acme-*", 1),  # nobody is known to match
+        ((), "acme-*", 1),  # no tenant is known that matches
         (("acme-1",), "acme-*", 3),
         (("other",), "acme-*", 2),
         (("s-1",), "acme-*", 1),
@@ -180,7 +180,9 @@ def test_bounds_of_an_adapter_are_told() -> None:
     assert words.startswith('"acme/huge": at most 1 placed from the next tick on')
     assert told(after, before, there) == ['"acme/huge": no rule bounds its copies any more']
     assert told(after, after, there) == []
-    changes = differences(policy("adapters: [{adapter: a}]"), policy("adapters: [{adapter: a, copies: {max: 1}}]"))
+    changes = differences(
+        policy("adapters: [{adapter: a}]"), policy("adapters: [{adapter: a, copies: {max: 1}}]")
+    )
     assert [str(each) for each in changes] == [
         "adapters[0].copies 1 -> (none)",
         "adapters[0].copies.max (none) -> 1",
