@@ -29,13 +29,13 @@ def advice(policy: ClusterPolicy, tick_s: float = TICK_S) -> Iterator[PolicyProb
         yield PolicyProblem(
             "tenants", f'no pattern "{EVERYBODY}": tenants that none matches are promised nothing'
         )
-    yield from _of_copies(policy)
     for name, stable in (("up", policy.replicas.up.stable), ("down", policy.replicas.down.stable)):
         if stable < tick_s:
             yield PolicyProblem(
                 f"replicas.{name}.stable",
                 f"{stable:g} s is below the {tick_s:g} s between two looks: one look decides",
             )
+    yield from _of_copies(policy)
 
 
 def _of_copies(policy: ClusterPolicy) -> Iterator[PolicyProblem]:
