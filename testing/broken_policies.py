@@ -245,6 +245,105 @@ BROKEN_POLICIES: tuple[BrokenPolicy, ...] = (
     BrokenPolicy(
         "placement: {retry_s: 9, max_retry_s: 3}", "placement.retry_s", "raise max_retry_s"
     ),
+    # Least copies of a tier, most copies of an adapter
+    BrokenPolicy(
+        "tiers: {standard: {min_copies: 3}}",
+        "tiers.standard.min_copies",
+        "3 copies need as many replicas, but replicas.max is 2; lower min_copies or raise",
+    ),
+    BrokenPolicy(
+        "replicas: {schedule: [{days: sat, max: 3}]}\ntiers: {standard: {min_copies: 4}}",
+        "tiers.standard.min_copies",
+        "4 copies need as many replicas, but replicas.max is 3; lower min_copies or raise",
+    ),
+    BrokenPolicy(
+        "{replicas: {max: 9}, placement: {max_copies: 2}, tiers: {standard: {min_copies: 3}}}",
+        "tiers.standard.min_copies",
+        "3 is above placement.max_copies 2; lower it or raise max_copies",
+    ),
+    BrokenPolicy(
+        "tiers: {standard: {min_copies: 0}}",
+        "tiers.standard.min_copies",
+        "must be at least 1, not 0",
+    ),
+    BrokenPolicy(
+        "tiers: {standard: {min_copies: all}}",
+        "tiers.standard.min_copies",
+        "must be a whole number, not 'all'",
+    ),
+    BrokenPolicy(
+        "tiers: {standard: {min_copies: 1.5}}",
+        "tiers.standard.min_copies",
+        "must be a whole number, not 1.5",
+    ),
+    BrokenPolicy(
+        "tiers: {standard: {mincopies: 2}}",
+        "tiers.standard.mincopies",
+        'unknown key; did you mean "min_copies"?',
+    ),
+    BrokenPolicy(
+        "tiers: {standard: {copies: 2}}",
+        "tiers.standard.copies",
+        'unknown key; did you mean "min_copies"?',
+    ),
+    BrokenPolicy("tiers: {standard: {spread: node}}", "tiers.standard.spread", "unknown key"),
+    BrokenPolicy("tiers: {standard: {percentile: 95}}", "tiers.standard.percentile", "unknown key"),
+    BrokenPolicy("adapters: [{adapter: a, avoid: b}]", "adapters[0].avoid", "unknown key"),
+    BrokenPolicy(
+        "adapters: [{adapter: a, copies: {min: 2, max: 1}}]",
+        "adapters[0].copies.min",
+        "2 is above max 1; lower min, or raise max or leave it out",
+    ),
+    BrokenPolicy(
+        "adapters: [{adapter: a, copies: {min: all, max: 2}}]",
+        "adapters[0].copies.min",
+        "all is above max 2; lower min, or raise max or leave it out",
+    ),
+    BrokenPolicy(
+        "adapters: [{adapter: a, copies: {min: 8, max: 9}}]",
+        "adapters[0].copies.min",
+        "8 copies need as many replicas, but replicas.max is 2; lower min or raise",
+    ),
+    BrokenPolicy(
+        "adapters: [{adapter: a, copies: {min: 8}}]",
+        "adapters[0].copies",
+        "8 copies need as many replicas, but replicas.max is 2; lower copies or raise",
+    ),
+    BrokenPolicy(
+        "adapters: [{adapter: a, copies: {max: 0}}]",
+        "adapters[0].copies.max",
+        "must be at least 1, not 0",
+    ),
+    BrokenPolicy(
+        "adapters: [{adapter: a, copies: {max: all}}]",
+        "adapters[0].copies.max",
+        "must be a whole number, not 'all'",
+    ),
+    BrokenPolicy(
+        "adapters: [{adapter: a, copies: {min: 0}}]",
+        "adapters[0].copies.min",
+        'must be a whole number of at least 1, or "all"',
+    ),
+    BrokenPolicy(
+        "adapters: [{adapter: a, copies: {mx: 1}}]",
+        "adapters[0].copies.mx",
+        'unknown key; did you mean "max"?',
+    ),
+    BrokenPolicy(
+        "adapters: [{adapter: a, copies: {}}]",
+        "adapters[0].copies",
+        "the rule changes nothing; give min or max",
+    ),
+    BrokenPolicy(
+        "adapters: [{adapter: a, copies: [1, 2]}]",
+        "adapters[0].copies",
+        "or bounds such as {min: 1, max: 2}, not [1, 2]",
+    ),
+    BrokenPolicy(
+        "adapters: [{adapter: a, max_copies: 1}]",
+        "adapters[0].max_copies",
+        'unknown key; did you mean "copies"?',
+    ),
     # No document
     BrokenPolicy("replicas: {min: 1", "", "not valid YAML"),
     BrokenPolicy("replicas:\n\tmin: 1", "", "not valid YAML"),

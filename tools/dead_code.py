@@ -20,6 +20,7 @@ KINDS = frozenset({"function", "method", "class", "property", "import", "unreach
 """Kinds of vulture's that are looked at: fields are read by name, from JSON or by pydantic."""
 CALLED_BY_LIBRARIES = (
     "@*validator",  # pydantic
+    "@*serializer",  # pydantic
     "@*.command",  # typer
     "@*.callback",
     "@*.get",  # FastAPI

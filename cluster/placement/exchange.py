@@ -30,7 +30,7 @@ class FrontReport:
     epoch: int = 0  # of the controller whose orders it follows; 0: of none with an epoch
     policy_version: int = 0  # that these orders are from; 0: of none that is kept
     own_weights: Mapping[TenantId, float] = field(default_factory=dict)
-    """Weights that the tenants file names, where they are not 1."""
+    """Weights of all tenants of the tenants file."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -73,8 +73,8 @@ class Tenant:
 
 
 def own_weights(tenants: Iterable[Tenant]) -> dict[TenantId, float]:
-    """Return the weights of the tenants that have another one than the default."""
-    return {tenant.id: tenant.weight for tenant in tenants if tenant.weight != DEFAULT_WEIGHT}
+    """Return each tenant's weight."""
+    return {tenant.id: tenant.weight for tenant in tenants}
 
 
 class TenantDirectory:

@@ -18,7 +18,9 @@ from cluster.placement.planning.plan import (
     ResidentCopy,
 )
 from cluster.placement.planning.planner import STEPS, plan
-from cluster.placement.planning.rules import DENSER, PlanningRules
+from cluster.placement.planning.rules import DENSER, PlanningRules, rules_of
+from cluster.placement.policy import ClusterPolicy, TierPolicy
+from cluster.placement.policy.tiers import LeastCopies
 from tests.support.planning_cases import (
     PLENTY,
     demand_of,
@@ -33,6 +35,7 @@ TENANTS = ("acme", "globex", "initech")
 DIGESTS = st.sampled_from(NAMES)
 SETS = st.sets(DIGESTS, min_size=1, max_size=3).map(lambda found: "".join(sorted(found)))
 RATES = st.sampled_from([0.0, 0.002, 0.05, 0.5, 1.0, 4.0, 12.0])
+PROMISES = (LeastCopies(1), LeastCopies(2, "tiers.gold.min_copies"))
 LAWS = settings(max_examples=40, deadline=None)
 
 
@@ -57,7 +60,9 @@ def rooms(draw: st.DrawFn, sizes: dict[str, int], most: int = 4) -> tuple[Replic
 
 
 @st.composite
-def problems(draw: st.DrawFn, *, tenants: int = 3, pinned: bool = True) -> PlanInputs:
+def problems(
+    draw: st.DrawFn, *, tenants: int = 3, pinned: bool = True, bounded: bool = True
+) -> PlanInputs:
     sizes = {name: draw(st.integers(1, 40)) for name in NAMES}
     keys = st.tuples(st.sampled_from(TENANTS[:tenants]), SETS)
     asked = draw(st.dictionaries(keys, st.tuples(RATES, RATES), max_size=8))
@@ -75,7 +80,9 @@ def problems(draw: st.DrawFn, *, tenants: int = 3, pinned: bool = True) -> PlanI
             most=draw(st.sampled_from([None, 2])),
             spare=draw(st.sampled_from([0.0, 0.1, 0.5])),
             weights=draw(st.dictionaries(st.sampled_from(TENANTS), st.sampled_from([0.5, 3.0]))),
+            promised=draw(st.dictionaries(st.sampled_from(TENANTS), st.sampled_from(PROMISES))),
         ),
+        most=draw(st.dictionaries(DIGESTS, st.integers(1, 3), max_size=2)) if bounded else {},
         churn=ChurnLeft(ordinary, 4 * ordinary, draw(st.booleans())),
         lost="".join(sorted(draw(st.sets(DIGESTS, max_size=2)))),
         moved=draw(st.frozensets(DIGESTS, max_size=2)),
@@ -94,9 +101,11 @@ def check_bounds(problem: PlanInputs, planned: Plan) -> None:
         assert len(set(desired)) == len(desired)
         assert len(taken) <= room.slots
         assert sum(sizes[digest] for digest in taken) <= room.bytes_limit
+    for digest, allowed in problem.most.items():
+        assert sum(digest in desired for desired in planned.desired.values()) <= allowed
     for one in planned.sets:
-        least = max(1, problem.rules.least)
-        most = problem.rules.most or len(problem.replicas)
+        least = one.wanted.promised.copies if one.wanted else 1
+        most = one.most or len(problem.replicas)
         assert one.copies <= max(min(most, len(problem.replicas)), one.pinned)
         assert len(one.replicas) <= max(one.copies, least, one.present)
     moves = [move for move in planned.moves if move.kind is MoveKind.PREFETCH]
@@ -156,6 +165,7 @@ def test_other_names_in_the_same_order_give_the_same_plan(problem: PlanInputs) -
         rules=replace(
             problem.rules,
             weights={f"other-{who}": weight for who, weight in problem.rules.weights.items()},
+            promised={f"other-{who}": least for who, least in problem.rules.promised.items()},
         ),
         avoid=frozenset((f"other-{replica}", digest) for replica, digest in problem.avoid),
     )
@@ -185,7 +195,7 @@ def test_unchanged_demand_comes_to_rest(problem: PlanInputs) -> None:
 @LAWS
 def test_a_replica_that_leaves_moves_only_what_it_had(problem: PlanInputs, number: int) -> None:
     assume(len(problem.replicas) > 1)
-    problem = settled(replace(problem, rules=replace(problem.rules, least=1)))
+    problem = settled(replace(problem, rules=replace(problem.rules, least=1, promised={})))
     assume(not plan(problem).moves)
     gone = problem.replicas[number % len(problem.replicas)]
     had = {copy.digest for copy in gone.resident} | set(gone.desired)
@@ -236,10 +246,10 @@ def test_more_demand_never_means_fewer_copies(problem, who: str, what: str, extr
     )
 
 
-@given(problems(pinned=False), st.sampled_from([2.0, 50.0]))
+@given(problems(pinned=False, bounded=False), st.sampled_from([2.0, 50.0]))
 @LAWS
 def test_a_tenant_keeps_what_it_is_owed_when_another_asks_for_more(problem, times: float) -> None:
-    rules = replace(problem.rules, least=1)
+    rules = replace(problem.rules, least=1, promised={})
     rooms_in_use = tuple(
         replace(room, resident=tuple(c._replace(busy=False, ready=True) for c in room.resident))
         for room in problem.replicas
@@ -302,7 +312,7 @@ def test_what_gives_way_to_no_promise_is_clearly_less_dense(problem: PlanInputs)
 @LAWS
 def test_who_asks_does_not_matter_while_weights_are_equal(problem, rng: random.Random) -> None:
     """Dividing a set's rate among more requests of the same tenant's kind changes nothing."""
-    rules = replace(problem.rules, weights={})
+    rules = replace(problem.rules, weights={}, promised={})
     alone = [replace(r, key=r.key._replace(tenant="acme")) for r in problem.demand.rates]
     by_set: dict[tuple[str, ...], tuple[float, float]] = {}
     for rate in alone:
@@ -324,7 +334,8 @@ def test_who_asks_does_not_matter_while_weights_are_equal(problem, rng: random.R
 @given(problems())
 @LAWS
 def test_a_last_copy_with_demand_is_let_go_only_for_want_of_room(problem: PlanInputs) -> None:
-    problem = replace(problem, pins={}, rules=replace(problem.rules, least=1, spare=0.0))
+    rules = replace(problem.rules, least=1, promised={}, spare=0.0)
+    problem = replace(problem, pins={}, most={}, rules=rules)
     roomy = replace(
         problem,
         replicas=tuple(replace(room, slots=30, bytes_limit=10**6) for room in problem.replicas),
@@ -356,3 +367,37 @@ def test_what_vanishes_or_shrinks_is_no_error(problem: PlanInputs, gone, shrunk:
     placed = {one.members[0] for one in planned.sets if one.pinned}
     named = {members[0] for members, _ in planned.unplaced}
     assert problem.pins.keys() & listed <= placed | named
+
+
+@given(problems(pinned=False, bounded=False), st.none() | st.tuples(DIGESTS, st.integers(1, 3)))
+@LAWS
+def test_least_copies_are_kept_where_there_is_room(problem: PlanInputs, bound) -> None:
+    roomy = replace(
+        problem,
+        replicas=tuple(replace(room, slots=30, bytes_limit=10**6) for room in problem.replicas),
+        churn=PLENTY,
+        avoid=frozenset(),
+        most=dict([bound] if bound else ()),
+    )
+    planned = plan(roomy)
+    short = {members for members, _ in planned.unplaced}
+    for one in planned.sets:
+        promised = one.wanted.promised.copies
+        allowed = min([roomy.most.get(digest, promised) for digest in one.members])
+        if promised > 1:
+            assert len(one.replicas) >= min(promised, allowed, len(roomy.replicas))
+            assert (one.members in short) == (min(promised, allowed) > len(roomy.replicas))
+
+
+@given(problems(), st.permutations(TENANTS), st.permutations(["gold", "silver", "standard"]))
+@LAWS
+def test_the_order_of_tiers_does_not_matter(problem, tenants, order: list[str]) -> None:
+    tiers = {"gold": TierPolicy(min_copies=3), "silver": TierPolicy(min_copies=2)}
+    tiers["standard"] = TierPolicy()
+    told = dict(zip(tenants, tiers, strict=True))
+    policies = [
+        ClusterPolicy(tiers={name: tiers[name] for name in names}, tenants=who)
+        for names, who in ((tiers, told), (order, dict(reversed(told.items()))))
+    ]
+    first, second = (replace(problem, rules=rules_of(each, {}, TENANTS)) for each in policies)
+    assert plan(first) == plan(second)

@@ -14,7 +14,7 @@ from cluster.placement.policy.schema import ClusterPolicy
 WHOLE: dict[str, Any] = yaml.safe_load(
     """
 version: 2
-tiers: {gold: {ttft: 500ms, itl: 80ms, weight: 4}, standard: {ttft: 2s, itl: 150ms}}
+tiers: {gold: {ttft: 500ms, itl: 80ms, weight: 4, min_copies: 2}, standard: {ttft: 2s, itl: 150ms}}
 tenants: {acme: gold, "night-*": standard, "*": standard}
 replicas:
   mode: "on"
@@ -41,6 +41,7 @@ placement:
 adapters:
   - {adapter: sql, copies: all}
   - {adapter: "legal-*", owner: acme, copies: 2}
+  - {adapter: huge, copies: {min: 1, max: 2}}
 picking: {bound: 1.25, harm: 0.25, prefix: true, explain: 1%, max_queued: 1024}
 """
 )

@@ -30,6 +30,7 @@ from cluster.placement.demand.rates import DemandRates
 from cluster.placement.policy import (
     AdapterRule,
     ClusterPolicy,
+    CopyBounds,
     ReplicasPolicy,
     ScheduleEntry,
 )
@@ -129,7 +130,9 @@ def controllers_row(rng: random.Random) -> ResultRow:
     late: list[ReplicaPlan] = []
     policy = cluster.policy
     for _ in range(60):
-        pin = AdapterRule(adapter=rng.choice(NAMES), copies=3)  # so that its plans differ
+        pin = AdapterRule(
+            adapter=rng.choice(NAMES), copies=CopyBounds(min=3)
+        )  # so that its plans differ
         cluster.policy = policy.model_copy(update={"adapters": (pin,)})
         request_some(cluster, rng)
         late += cluster.step(old).replica_plans

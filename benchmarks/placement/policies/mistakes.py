@@ -48,6 +48,16 @@ IMPOSSIBLE: tuple[BrokenPolicy, ...] = (
     BrokenPolicy(
         "adapters: [{adapter: 'a*'}]", "adapters[0].copies", "replicas of 16 slots hold 32; lower"
     ),
+    BrokenPolicy(
+        "adapters: [{adapter: 'a*', copies: {min: 1, max: 2}}]",
+        "adapters[0].copies",
+        "200 copies are promised, and 2 replicas of 16 slots hold 32; lower copies",
+    ),
+    BrokenPolicy(
+        "adapters: [{adapter: 'a*', copies: {max: 1}}, {adapter: 'a*', owner: acme}]",
+        "adapters[1].copies",
+        "with this rule 200 copies are promised, and 2 replicas of 16 slots hold 32",
+    ),
     BrokenPolicy("adapters: [{adapter: big}]", "adapters[0].adapter", "raise adapters.memory_byt"),
 )
 

@@ -84,7 +84,7 @@ class Counting:
             replicas: Serve's list, from which it chooses who leaves; None: one node with the
                 replicas that were heard of.
             needed: adapters that must be ready elsewhere before a replica with them may go.
-            least: replicas that pins need.
+            least: replicas that pins and tiers need.
             complete: every replica that Serve counts has been heard of.
         """
         before, marked = self.last.count, self.draining

@@ -1,6 +1,6 @@
 """Keeps, from tick to tick, the planner's inputs and what its plans changed."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -18,6 +18,7 @@ from cluster.placement.planning.pins import ResolvedPins, resolve_pins
 from cluster.placement.planning.plan import AdapterInfo, MoveKind, Plan, PlanInputs
 from cluster.placement.planning.rules import rules_of
 from cluster.placement.policy import AdapterRule, ClusterPolicy
+from cluster.placement.policy.tiers import replicas_promised
 from cluster.placement.scaling.inputs import ReplicaShape
 from cluster.placement.scaling.wishes import busy_costs
 
@@ -28,11 +29,13 @@ class Placing:
     def __init__(self, fleet: Fleet, history: History) -> None:
         self.adapters: tuple[AdapterInfo, ...] = ()
         self.pins: dict[AdapterDigest, int] = {}  # least copies
-        self.pinned_copies = 0
-        """Replicas that the pins need: the most copies of an adapter that the catalog lists."""
+        self.replicas_needed = 0
+        """Replicas that pins of adapters in the catalog and tiers with tenants need."""
         self._catalog: tuple[AdapterInfo, ...] = ()
         self._rules: tuple[AdapterRule, ...] = ()
         self._resolved = ResolvedPins()  # of this catalog and these rules
+        self._policy, self._tenants = ClusterPolicy(), frozenset[TenantId]()
+        self._promised = 1  # replicas that this policy's tiers need for these tenants
         self._fleet = fleet
         self._history = history
         self._backoff = PrefetchBackoff()
@@ -41,10 +44,15 @@ class Placing:
         self._moved: dict[AdapterDigest, float] = {}  # when last, by no promise
         self._noted: frozenset[tuple[ReplicaId, AdapterDigest]] = frozenset()  # of the last plan
 
-    def observe(self, catalog: Iterable[AdapterInfo], policy: ClusterPolicy) -> None:
+    def observe(
+        self, catalog: Iterable[AdapterInfo], policy: ClusterPolicy, tenants: Collection[TenantId]
+    ) -> None:
         """Take in the catalog, and forget what it does not list any more.
 
         A tuple that is the last tick's is known not to have changed.
+
+        Args:
+            tenants: those of the tenants file.
         """
         listed = tuple(catalog)
         if listed is not self._catalog or policy.adapters != self._rules:
@@ -55,7 +63,11 @@ class Placing:
         self._fleet.forget_unlisted(self._history.aliases.keys())
         self._backoff.retain(self._fleet.members, self._history.aliases)
         self.pins = self._resolved.least_copies(len(self._fleet.members))
-        self.pinned_copies = self._resolved.replicas_needed(policy.replicas.max)
+        if policy is not self._policy or tenants != self._tenants:
+            self._policy, self._tenants = policy, frozenset(tenants)
+            self._promised = replicas_promised(policy, tenants)
+        pinned = self._resolved.replicas_needed(policy.replicas.max)
+        self.replicas_needed = max(pinned, self._promised)
 
     @property
     def unknown_pins(self) -> tuple[str, ...]:
@@ -94,6 +106,10 @@ class Placing:
             load=model.disk_load,
             churn=self._churn.left(int(rules.churn * sum(pools)), max(pools), now),
             pins={digest: min(copies, len(rooms)) for digest, copies in self.pins.items()},
+            most={
+                digest: max(copies, self.pins.get(digest, 0))
+                for digest, copies in self._resolved.most_copies().items()
+            },
             previous=self._copies,
             moved=frozenset(self._moved),
             avoid=self._backoff.avoid(now),

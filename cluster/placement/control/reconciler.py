@@ -198,7 +198,7 @@ class Reconciler:
         for gone in fleet.review(now):
             self.costs.fit.remove_replica(gone)
         self._fronts.forget_silent(now)
-        self._placing.observe(catalog, policy)
+        self._placing.observe(catalog, policy, self._fronts.own_weights().keys())
         self._model, self._demand = self.costs.fit.model, self._rates.demand(now)
         if replicas is not None:
             self.costs.starts.observe(replicas.replicas, fleet.members, now)
@@ -215,7 +215,7 @@ class Reconciler:
             serve,
             replicas=replicas,
             needed=adapters_in_demand(self._demand) | self._placing.pins.keys(),
-            least=self._placing.pinned_copies,
+            least=self._placing.replicas_needed,
             complete=complete,
             now=now,
             wall=wall,

@@ -11,10 +11,8 @@ from typing import NamedTuple
 from cluster.domain.adapter import AdapterState
 from cluster.domain.ids import AdapterDigest, ReplicaId, TenantId
 from cluster.placement.cost.model import CostModel
-from cluster.placement.picking.replica_view import ReplicaView
+from cluster.placement.picking.replica_view import PARALLEL_LOADS, ReplicaView
 
-PARALLEL_LOADS = 2
-"""Adapters that a replica loads at a time."""
 COMES_BACK = 1 - math.exp(-1)
 """Chance that an evicted adapter is wanted again soon.
 
@@ -118,6 +116,8 @@ def _load(
         since = replica.coming.get(digest)
         if since is None:
             since = replica.incoming.get(digest)
+        elif len(replica.coming) > PARALLEL_LOADS:
+            seconds *= 1 + list(replica.coming).index(digest) // PARALLEL_LOADS
         if since is not None:
             seconds = max(0.0, seconds - max(0.0, asked.now - since))
         elif digest not in replica.desired:

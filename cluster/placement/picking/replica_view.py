@@ -8,6 +8,8 @@ from cluster.domain.adapter import AdapterState, ResidentAdapter
 from cluster.domain.ids import AdapterDigest, ReplicaId, RequestId, TenantId
 from cluster.domain.replica import OTHERS, ReplicaSnapshot
 
+PARALLEL_LOADS = 2
+"""Adapters that a replica loads at a time."""
 _ON_ITS_WAY = frozenset({AdapterState.LOADING, AdapterState.FETCHING})
 _TAKES_ROOM = frozenset(
     {AdapterState.READY, AdapterState.LOADING, AdapterState.FETCHING, AdapterState.EVICTING}
@@ -39,7 +41,8 @@ class ReplicaView:
     running: int = 0
     held: dict[AdapterDigest, ResidentAdapter] = field(default_factory=dict)
     coming: dict[AdapterDigest, float] = field(default_factory=dict)
-    """Adapters on their way to the device, and since when they have been seen to be."""
+    """Adapters on their way to the device, and since when they may be loading. More than load at a
+    time are in order, and those that wait have not begun."""
     failed: frozenset[AdapterDigest] = frozenset()
     desired: frozenset[AdapterDigest] = frozenset()
     on_host: frozenset[AdapterDigest] = frozenset()
@@ -117,10 +120,21 @@ class ReplicaView:
                     coming[digest] = self.coming.get(digest, now)
             elif state is AdapterState.FAILED:
                 failed.append(digest)
+        if len(coming) > PARALLEL_LOADS or len(self.coming) > PARALLEL_LOADS:
+            coming = self._in_line(coming, now)
         self.held, self.coming, self.failed = held, coming, frozenset(failed)
         self.idle, self.leased_bytes = idle, leased
         self.pinned = frozenset([d for d, adapter in held.items() if adapter.pinned])
         self.free_slots = snapshot.slots_total - slots
+
+    def _in_line(
+        self, coming: dict[AdapterDigest, float], now: float
+    ) -> dict[AdapterDigest, float]:
+        """Put what was on its way before ahead; of others the lowest slot was given first."""
+        before = list(self.coming)
+        begun = {digest: self.coming[digest] for digest in before[:PARALLEL_LOADS]}
+        order = [d for d in before if d in coming] + [d for d in coming if d not in self.coming]
+        return {digest: begun.get(digest, now) for digest in order}
 
     def add_sent(self, request_id: RequestId, sent: Sent) -> None:
         """Count a request that has just left for it."""

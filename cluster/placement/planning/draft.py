@@ -7,6 +7,7 @@ from cluster.domain.ids import AdapterDigest
 from cluster.placement.demand.demand import AdapterSet
 from cluster.placement.planning import reasons
 from cluster.placement.planning.board import TRIED, Board, Place
+from cluster.placement.planning.most_copies import MostCopies
 from cluster.placement.planning.plan import (
     Move,
     MoveKind,
@@ -32,6 +33,7 @@ class Draft:
         self.rules = inputs.rules
         self.shares = pool_shares(inputs)
         self.board = Board(inputs.replicas, inputs.adapters, inputs.avoid, inputs.rules.spare)
+        self.most = MostCopies(inputs.most, self.board)
         self.sizes = self.board.sizes
         self.aliases = {info.digest: info.alias for info in inputs.adapters}
         self.wanted = wanted_sets(inputs, self.shares)  # densest first
@@ -58,7 +60,7 @@ class Draft:
         if one.work <= target and one.members not in self.inputs.previous:
             return 1
         replicas = len(self.board.places)
-        most = replicas if self.rules.most is None else min(replicas, self.rules.most)
+        most = min(replicas, self.most.of(one.members, self.rules.most) or replicas)
         before = self.inputs.previous.get(one.members, 1)
         raised = math.ceil(one.work / target - 1e-9)
         lowered = math.ceil(one.work_down / target - 1e-9)
@@ -84,19 +86,24 @@ class Draft:
                 ),
             )
         for place in options:
-            if place not in placed and place.fits(members, self.sizes):
+            if place not in placed and self._takes(members, place):
                 self.put(members, place, rule)
                 return
 
-    def promise(self, members: AdapterSet, copies: int, rule: PlacedFor) -> None:
-        """Place copies of a set where it is, or else have them fetched where least is to do."""
-        copies = min(copies, len(self.board.places))
+    def promise(
+        self, members: AdapterSet, copies: int, rule: PlacedFor, *, by: str | None = None
+    ) -> None:
+        """Place copies of a set where it is, or else have them fetched where least is to do.
+
+        ``by`` names the field of the policy that promises them, where it says how many.
+        """
+        told, copies = copies, min(copies, len(self.board.places))
         placed = self.placed.setdefault(members, [])
         waits = self._spent and not self.whole.get(members, True)
         for place in self._options(members, copies + TRIED):
             if waits or len(placed) >= copies:
                 break
-            if place in placed or not place.fits(members, self.sizes, promised=True):
+            if place in placed or not self._takes(members, place, promised=True):
                 continue
             if self._affords(members, place, promised=True):
                 self.put(members, place, rule)
@@ -104,8 +111,14 @@ class Draft:
                 waits = self._spent = True
         if placed:
             self._name(members, rule)
-        if len(placed) < copies:
-            self._unplaced[members] = WAITS if waits else self._why_not(members)
+        if len(placed) < (copies if by is None else told):
+            if len(placed) == copies:
+                why = f"too few replicas: {copies} may have it"
+            else:
+                why = WAITS if waits else self._why_not(members)
+            if by is not None:
+                why = f"{by}: {len(placed)} of {told} copies have a place; {why}"
+            self._unplaced[members] = why
 
     def find(self, one: WantedSet, taken: Collection[int]) -> Place | None:
         """Return the best replica that takes a set in room of what is clearly less dense.
@@ -116,6 +129,7 @@ class Draft:
             if (
                 place.index not in taken
                 and place.fits(one.members, self.sizes)
+                and self.most.leave_room(one.members, place)
                 and place.gives_way(one.members, self.sizes, one.density, self._worth)
             ):
                 return place
@@ -158,9 +172,14 @@ class Draft:
             )
         if one is not None and place not in self.whole[members]:
             self._shift_work(one, place, rule)
+        self.most.note(members, place)
         self.board.assign(members, place, missing, kept=rule in _KEPT)
         self.placed.setdefault(members, []).append(place)
         self._name(members, rule)
+
+    def _takes(self, members: AdapterSet, place: Place, *, promised: bool = False) -> bool:
+        fits = place.fits(members, self.sizes, promised=promised)
+        return fits and self.most.allow(members, place)
 
     def _name(self, members: AdapterSet, rule: PlacedFor) -> None:
         if self._rule.setdefault(members, rule) is PlacedFor.COMING:
@@ -210,6 +229,9 @@ class Draft:
         failed = {replica for replica, digest in self.inputs.avoid if digest in members}
         if failed.issuperset(room.replica_id for room in rooms):
             return "failed: no replica is left to try"
+        bounded = self.most.reached(members)
+        if bounded is not None:
+            return f"bounded: a rule allows {bounded[1]} of {self.aliases[bounded[0]]} at most"
         return "no room: what is promised or in use takes all"
 
     # The answer
@@ -238,6 +260,9 @@ class Draft:
             return "not listed: the catalog has it no more"
         if digest not in self._worth:
             return "no demand: no request asks for it"
+        bounded = self.most.reached((digest,))
+        if bounded is not None:
+            return f"too many copies: a rule allows {bounded[1]} at most"
         for other in self.board.holders(digest):
             if digest in other.assigned and other.is_ready((digest,)):
                 return f"served elsewhere: {other.room.replica_id} has it"
@@ -261,5 +286,6 @@ class Draft:
                 copies=max(self.copies.get(members, 0), pinned),
                 previous=self.inputs.previous.get(members, 1),
                 pinned=pinned,
+                most=self.most.of(members, self.rules.most),
                 wanted=one,
             )

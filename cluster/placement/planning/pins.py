@@ -1,36 +1,45 @@
-"""Rules by alias become least copies by digest."""
+"""Rules by alias become least and most copies by digest."""
 
 import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Literal
 
 from cluster.domain.ids import AdapterDigest
 from cluster.placement.planning.plan import AdapterInfo
-from cluster.placement.policy import AdapterRule
+from cluster.placement.policy import AdapterRule, CopyBounds
 
 
 @dataclass(frozen=True, slots=True)
 class ResolvedPins:
     """The adapters of each rule that names some, for as long as rules and adapters stay."""
 
-    found: tuple[tuple[int | Literal["all"], tuple[AdapterDigest, ...]], ...] = ()
-    """Copies that a rule asks for, and of which adapters."""
+    found: tuple[tuple[CopyBounds, tuple[AdapterDigest, ...]], ...] = ()
+    """Copies that a rule asks for and allows, and of which adapters."""
     unknown: tuple[str, ...] = ()  # a message for each rule that names no adapter
 
     def least_copies(self, replicas: int) -> dict[AdapterDigest, int]:
         """Return least copies by digest; of two rules for one adapter the larger number counts."""
         least: dict[AdapterDigest, int] = {}
         for copies, digests in self.found:
-            wanted = replicas if copies == "all" else min(copies, replicas)
-            for digest in digests:
-                least[digest] = max(wanted, least.get(digest, 0))
+            if copies.min is not None:
+                wanted = replicas if copies.min == "all" else min(copies.min, replicas)
+                for digest in digests:
+                    least[digest] = max(wanted, least.get(digest, 0))
         return least
+
+    def most_copies(self) -> dict[AdapterDigest, int]:
+        """Return most copies by digest; of two rules for one adapter the smaller number counts."""
+        most: dict[AdapterDigest, int] = {}
+        for copies, digests in self.found:
+            if copies.max is not None:
+                for digest in digests:
+                    most[digest] = min(copies.max, most.get(digest, copies.max))
+        return most
 
     def replicas_needed(self, most: int) -> int:
         """Return how many replicas the copies need, ``most`` at most; "all" needs none."""
-        counted = [copies for copies, digests in self.found if copies != "all" and digests]
+        counted = [c.min for c, digests in self.found if isinstance(c.min, int) and digests]
         return min(max(counted, default=0), most)
 
 
@@ -43,7 +52,7 @@ def resolve_pins(rules: Iterable[AdapterRule], adapters: Iterable[AdapterInfo]) 
     by_alias: dict[str, list[AdapterInfo]] = {}
     for info in listed:
         by_alias.setdefault(info.alias, []).append(info)
-    resolved: list[tuple[int | Literal["all"], tuple[AdapterDigest, ...]]] = []
+    resolved: list[tuple[CopyBounds, tuple[AdapterDigest, ...]]] = []
     unknown: list[str] = []
     for index, rule in enumerate(rules):
         pattern = is_pattern(rule.adapter)

@@ -10,6 +10,7 @@ from cluster.placement.cost.model import LoadCost
 from cluster.placement.demand.demand import AdapterSet, Demand
 from cluster.placement.demand.work_model import WorkModel
 from cluster.placement.planning.rules import PlanningRules
+from cluster.placement.policy.tiers import LeastCopies
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +65,7 @@ class PlanInputs:
     load: LoadCost  # of an adapter that is on no device
     churn: ChurnLeft
     pins: Mapping[AdapterDigest, int] = field(default_factory=dict)  # least copies
+    most: Mapping[AdapterDigest, int] = field(default_factory=dict)  # copies, where a rule says so
     previous: Mapping[AdapterSet, int] = field(default_factory=dict)  # copies by work, if above 1
     moved: frozenset[AdapterDigest] = frozenset()  # within the payback time, by no promise
     avoid: frozenset[tuple[ReplicaId, AdapterDigest]] = frozenset()  # prefetch failed recently
@@ -80,6 +82,7 @@ class PlanInputs:
         return (
             self.rules.ask_the_same(earlier.rules)
             and self.pins == earlier.pins
+            and self.most == earlier.most
             and all(room.replica_id in there for room in earlier.replicas)
         )
 
@@ -131,6 +134,7 @@ class WantedSet(NamedTuple):
     saved: float  # seconds per second while it is on a device, by its tenants' weights
     density: float  # ``saved`` by share of a pool
     tenants: tuple[tuple[TenantId, float], ...]  # parts of the rate, largest first
+    promised: LeastCopies  # the most that one of its tenants is promised
 
 
 class PlannedSet(NamedTuple):
@@ -144,6 +148,7 @@ class PlannedSet(NamedTuple):
     copies: int  # by work, pins and the policy
     previous: int
     pinned: int  # least copies by pin, 0 without
+    most: int | None  # copies, by the policy
     wanted: WantedSet | None  # None: a pin without demand
 
 

@@ -26,6 +26,7 @@ def carry_on(draft: Draft) -> None:
                 not place.coming.isdisjoint(members)
                 and not place.before.isdisjoint(members)
                 and place.fits(members, draft.sizes, promised=True)
+                and draft.most.leave_room(members, place)
             ):
                 draft.put(members, place, PlacedFor.COMING)
 
@@ -47,10 +48,17 @@ def restore_lost(draft: Draft) -> None:
 
 
 def keep_least(draft: Draft) -> None:
-    """Place the copies that the policy promises to every set with demand."""
-    if draft.rules.least > 1:
-        for members in draft.wanted:
-            draft.promise(members, draft.rules.least, PlacedFor.LEAST)
+    """Place the copies that the policy promises to sets with demand, the densest first.
+
+    Of more than a rule of the policy allows, these are promised.
+    """
+    if draft.rules.least > 1 or draft.rules.promised:
+        for members, one in draft.wanted.items():
+            copies, by = one.promised
+            most = draft.most.of(members, None)
+            if copies > 1:
+                copies = copies if most is None else min(copies, most)
+                draft.promise(members, copies, PlacedFor.LEAST, by=by)
 
 
 def add_copies(draft: Draft) -> None:

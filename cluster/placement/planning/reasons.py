@@ -30,5 +30,10 @@ def of_set(planned: PlannedSet) -> str:
         f"{one.up:.2g}/s, {one.saved:.2g} s/s saved for {one.size:.2g} of a pool, "
         f"work {one.work:.2g} of a replica"
     )
+    bounds = ""
+    if one.promised.copies > 1:
+        bounds += f"; {one.promised.path} promises {one.promised.copies} copies"
+    if planned.most is not None:
+        bounds += f"; {planned.most} at most"
     parts = ", ".join(f"{tenant} {part:.0%}" for tenant, part in one.tenants[:3])
-    return f"{words[0]}: {facts}; {parts}"
+    return f"{words[0]}: {facts}; {parts}{bounds}"

@@ -1,11 +1,11 @@
 """The planner's constants, and what it takes from the operator's policy."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 
 from cluster.domain.ids import TenantId
 from cluster.placement.policy import ClusterPolicy
-from cluster.placement.policy.tiers import tier_weight
+from cluster.placement.policy.tiers import LeastCopies, least_copies, tier_weight
 from cluster.tenancy.shares import DEFAULT_WEIGHT, weight_of
 
 IDLE_RATE = 0.001
@@ -30,21 +30,30 @@ class PlanningRules:
     spare: float = 0.1  # share of a pool where only promises are placed
     bound: float = 1.25  # times the mean work above which a replica's work is evened out
     weights: Mapping[TenantId, float] = field(default_factory=dict)  # of those with demand
+    promised: Mapping[TenantId, LeastCopies] = field(default_factory=dict)
+    """Copies of each set that a tenant with demand asks for, if any tier names a number."""
 
     def weight_of(self, tenant: TenantId) -> float:
         """Return the weight of a tenant."""
         return self.weights.get(tenant, DEFAULT_WEIGHT)
 
+    def promised_to(self, tenant: TenantId) -> LeastCopies:
+        """Return the copies that a tenant is promised of each set that it asks for."""
+        return self.promised.get(tenant) or LeastCopies(self.least)
+
     def ask_the_same(self, earlier: "PlanningRules") -> bool:
         """Report whether two rules are alike for all tenants that both know."""
         both = self.weights.keys() & earlier.weights.keys()
-        return replace(self, weights=earlier.weights) == earlier and all(
-            self.weights[tenant] == earlier.weights[tenant] for tenant in both
+        alike = replace(self, weights=earlier.weights, promised=earlier.promised) == earlier
+        return alike and all(
+            self.weights[tenant] == earlier.weights[tenant]
+            and self.promised.get(tenant) == earlier.promised.get(tenant)
+            for tenant in both
         )
 
 
 def rules_of(
-    policy: ClusterPolicy, own_weights: Mapping[TenantId, float], tenants: Iterable[TenantId]
+    policy: ClusterPolicy, own_weights: Mapping[TenantId, float], tenants: Collection[TenantId]
 ) -> PlanningRules:
     """Return the rules that a policy makes.
 
@@ -53,6 +62,7 @@ def rules_of(
         tenants: those with demand.
     """
     placement = policy.placement
+    promise = any(tier.min_copies is not None for tier in policy.tiers.values())
     return PlanningRules(
         target=policy.replicas.target,
         least=placement.min_copies,
@@ -64,4 +74,5 @@ def rules_of(
             tenant: weight_of(own_weights.get(tenant), tier_weight(policy, tenant))
             for tenant in tenants
         },
+        promised={tenant: least_copies(policy, tenant) for tenant in tenants if promise},
     )

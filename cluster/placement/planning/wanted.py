@@ -8,7 +8,8 @@ from cluster.domain.ids import AdapterDigest
 from cluster.placement.demand.clocks import FAST, down_rate, up_rate
 from cluster.placement.demand.demand import AdapterSet, Demand, DemandRate
 from cluster.placement.planning.plan import PlanInputs, WantedSet
-from cluster.placement.planning.rules import IDLE_RATE
+from cluster.placement.planning.rules import IDLE_RATE, PlanningRules
+from cluster.placement.policy.tiers import LeastCopies
 
 
 def lasting_rate(fast: float, up: float) -> float:
@@ -97,4 +98,19 @@ def _wanted(
         saved,
         round(saved / size, 9),
         tuple(parts),
+        _promised(inputs.rules, asking),
     )
+
+
+def _promised(rules: PlanningRules, asking: Sequence[DemandRate]) -> LeastCopies:
+    """Return the copies that a set's tenants are promised: the most whose tenants do ask for it."""
+    if not rules.promised:
+        return rules.promised_to(asking[0].key.tenant)
+    rates = [(rules.promised_to(rate.key.tenant), rate) for rate in asking]
+    rates.sort(key=lambda each: (-each[0].copies, each[0].path, each[1].key.tenant))
+    fast = slow = 0.0
+    for promised, rate in rates:
+        fast, slow = fast + rate.fast, slow + rate.slow
+        if down_rate(fast, slow) >= IDLE_RATE:
+            return promised
+    return rates[-1][0]

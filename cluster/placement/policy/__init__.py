@@ -3,6 +3,7 @@
 from cluster.placement.policy.schema import (
     AdapterRule,
     ClusterPolicy,
+    CopyBounds,
     DownPolicy,
     PickingPolicy,
     PlacementPolicy,
@@ -15,6 +16,7 @@ from cluster.placement.policy.schema import (
 __all__ = [
     "AdapterRule",
     "ClusterPolicy",
+    "CopyBounds",
     "DownPolicy",
     "PickingPolicy",
     "PlacementPolicy",

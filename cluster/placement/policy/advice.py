@@ -6,6 +6,7 @@ from fnmatch import translate
 
 from cluster.placement.policy.problems import PolicyProblem
 from cluster.placement.policy.schema import ClusterPolicy
+from cluster.placement.policy.tiers import LeastCopies
 
 EVERYBODY = "*"
 _WILDCARD = re.compile(r"[*?\[]")
@@ -33,6 +34,35 @@ def advice(policy: ClusterPolicy, tick_s: float = TICK_S) -> Iterator[PolicyProb
             yield PolicyProblem(
                 f"replicas.{name}.stable",
                 f"{stable:g} s is below the {tick_s:g} s between two looks: one look decides",
+            )
+    yield from _of_copies(policy)
+
+
+def _of_copies(policy: ClusterPolicy) -> Iterator[PolicyProblem]:
+    """Return bounds that keep promised copies from being kept."""
+    promised = [
+        LeastCopies(tier.min_copies or 1, f"tiers.{name}.min_copies")
+        for name, tier in policy.tiers.items()
+    ]
+    promised.append(LeastCopies(policy.placement.min_copies))
+    most, path = max(promised, key=lambda each: each.copies)
+    for at, rule in enumerate(policy.adapters):
+        if rule.copies.max is not None and rule.copies.max < most:
+            yield PolicyProblem(
+                f"adapters[{at}].copies.max",
+                f"{rule.copies.max} is below {path} {most}, and the rule wins: no more than "
+                f"{rule.copies.max} of the promised copies are kept",
+            )
+    bounds = {"replicas.max": policy.replicas.max}
+    for at, entry in enumerate(policy.replicas.schedule):
+        if entry.max is not None:
+            bounds[f"replicas.schedule[{at}].max"] = entry.max
+    for place, replicas in bounds.items():
+        if replicas < most:
+            yield PolicyProblem(
+                place,
+                f"{replicas} is below {path} {most}: while it holds, {replicas} of the promised "
+                "copies are kept",
             )
 
 

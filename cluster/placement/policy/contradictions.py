@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from cluster.placement.policy.problems import nearest
-from cluster.placement.policy.schema import ClusterPolicy, ReplicasPolicy, ScheduleEntry
+from cluster.placement.policy.schema import ClusterPolicy, CopyBounds, ReplicasPolicy, ScheduleEntry
 from cluster.placement.policy.week import minute_of
 
 _DAY_MINUTES = 24 * 60
@@ -25,6 +25,7 @@ class Contradiction:
 def contradictions(policy: ClusterPolicy) -> Iterator[Contradiction]:
     """Return all of them, section by section."""
     yield from _of_tenants(policy)
+    yield from _of_tiers(policy)
     yield from _of_replicas(policy.replicas)
     for at, entry in enumerate(policy.replicas.schedule):
         yield from _of_entry(policy.replicas, entry, f"replicas.schedule[{at}]")
@@ -45,6 +46,29 @@ def _of_tenants(policy: ClusterPolicy) -> Iterator[Contradiction]:
             yield Contradiction(
                 f"tenants.{pattern}", f"there is no tier {tier!r}{advice}", (f"tiers.{tier}",)
             )
+
+
+def _of_tiers(policy: ClusterPolicy) -> Iterator[Contradiction]:
+    replicas, most = most_replicas(policy), policy.placement.max_copies
+    for name, tier in policy.tiers.items():
+        least, path = tier.min_copies or 1, f"tiers.{name}.min_copies"
+        if least > replicas:
+            yield _more_than_replicas(least, replicas, path, "min_copies")
+        if most is not None and least > most:
+            yield Contradiction(
+                path,
+                f"{least} is above placement.max_copies {most}; lower it or raise max_copies",
+                ("placement.max_copies",),
+            )
+
+
+def _more_than_replicas(copies: int, replicas: int, path: str, field: str) -> Contradiction:
+    return Contradiction(
+        path,
+        f"{copies} copies need as many replicas, but replicas.max is {replicas}; lower {field} "
+        "or raise replicas.max",
+        ("replicas.max", "replicas.schedule"),
+    )
 
 
 def _of_replicas(replicas: ReplicasPolicy) -> Iterator[Contradiction]:
@@ -127,12 +151,7 @@ def _of_placement(policy: ClusterPolicy) -> Iterator[Contradiction]:
     placement, replicas = policy.placement, most_replicas(policy)
     least, most = placement.min_copies, placement.max_copies
     if least > replicas:
-        yield Contradiction(
-            "placement.min_copies",
-            f"{least} copies need as many replicas, but replicas.max is {replicas}; lower "
-            "min_copies or raise replicas.max",
-            ("replicas.max", "replicas.schedule"),
-        )
+        yield _more_than_replicas(least, replicas, "placement.min_copies", "min_copies")
     if most is not None and least > most:
         yield Contradiction(
             "placement.min_copies",
@@ -159,10 +178,21 @@ def _of_adapters(policy: ClusterPolicy) -> Iterator[Contradiction]:
                 f'"{rule.adapter}" has a rule already, adapters[{first}]; remove one of the two',
                 (f"adapters[{first}]", f"adapters[{at}].owner"),
             )
-        if rule.copies != "all" and rule.copies > most:
-            yield Contradiction(
-                f"adapters[{at}].copies",
-                f"{rule.copies} copies need as many replicas, but replicas.max is {most}; "
-                "lower copies or raise replicas.max",
-                ("replicas.max", "replicas.schedule"),
-            )
+        yield from _of_bounds(rule.copies, most, f"adapters[{at}].copies")
+
+
+def _of_bounds(copies: CopyBounds, replicas: int, path: str) -> Iterator[Contradiction]:
+    low, high = copies.min, copies.max
+    if low is None:
+        if high is None:
+            yield Contradiction(path, "the rule changes nothing; give min or max")
+        return
+    if high is not None and (low == "all" or low > high):
+        yield Contradiction(
+            f"{path}.min",
+            f"{low} is above max {high}; lower min, or raise max or leave it out",
+            (f"{path}.max",),
+        )
+    elif low != "all" and low > replicas:
+        where, field = (path, "copies") if high is None else (f"{path}.min", "min")
+        yield _more_than_replicas(low, replicas, where, field)

@@ -1,16 +1,18 @@
 """Compares two policies key by key, with what follows for the cluster as it runs now."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from cluster.placement.policy.present_cluster import PresentCluster
 from cluster.placement.policy.schema import ClusterPolicy
-from cluster.placement.policy.tiers import tier_of
+from cluster.placement.policy.tiers import least_copies, replicas_promised, tier_of
 from cluster.placement.scaling.schedule import bounds_at
 
 MISSING = "(none)"
+_NAMED = 5
+"""Tenants that one line names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,13 +51,15 @@ def consequences(
     Args:
         wall: the present, aware; the schedules are looked at then.
     """
-    yield from _of_count(before, after, cluster.replicas, wall)
+    yield from _of_count(before, after, cluster, wall)
     if before.placement.mode != after.placement.mode:
         yield {
             "on": "adapters are placed from the next tick on",
             "observe": "plans are made and not sent; replicas keep what they have",
             "off": "nothing is placed any more; what replicas have stays until its room is needed",
         }[after.placement.mode]
+    yield from _of_promises(before, after, cluster.tenants)
+    yield from _of_bounds(before, after)
     for tenant in sorted(cluster.tenants):
         was, is_now = tier_of(before.tenants, tenant), tier_of(after.tenants, tenant)
         if was != is_now:
@@ -78,10 +82,10 @@ def _of_order(before: Mapping[str, str], after: Mapping[str, str]) -> Iterator[P
 
 
 def _of_count(
-    before: ClusterPolicy, after: ClusterPolicy, running: int, wall: datetime
+    before: ClusterPolicy, after: ClusterPolicy, cluster: PresentCluster, wall: datetime
 ) -> Iterator[str]:
-    was, now = bounds_at(before.replicas, wall), bounds_at(after.replicas, wall)
-    mode = after.replicas.mode
+    was, now = (_bounds(policy, cluster.tenants, wall) for policy in (before, after))
+    mode, running = after.replicas.mode, cluster.replicas
     if was == now and before.replicas.mode == mode:
         return
     low, high = now
@@ -96,6 +100,49 @@ def _of_count(
         yield f"{running} run now and at least {low} must: {_some(low - running)} will be started"
     else:
         yield f"{running} run now, within {low} to {high}: none is added or drained at once"
+
+
+def _bounds(policy: ClusterPolicy, tenants: Iterable[str], wall: datetime) -> tuple[int, int]:
+    """Return the least and the most replicas, with those that promised copies need."""
+    low, high = bounds_at(policy.replicas, wall)
+    if low and policy.replicas.mode != "off":
+        low = min(max(low, replicas_promised(policy, tenants)), high)
+    return low, high
+
+
+def _of_promises(
+    before: ClusterPolicy, after: ClusterPolicy, tenants: Iterable[str]
+) -> Iterator[str]:
+    """Say of whose sets there will be more or fewer copies, by number."""
+    changed: dict[tuple[int, int], list[str]] = {}
+    for tenant in sorted(tenants):
+        was, is_now = (least_copies(policy, tenant).copies for policy in (before, after))
+        if was != is_now:
+            changed.setdefault((was, is_now), []).append(tenant)
+    for (was, is_now), names in sorted(changed.items()):
+        listed = ", ".join(names[:_NAMED])
+        if len(names) > _NAMED:
+            listed += f" and {len(names) - _NAMED} more"
+        yield f"{is_now} copies, {was} before, of each set that is asked for by {listed}"
+
+
+def _of_bounds(before: ClusterPolicy, after: ClusterPolicy) -> Iterator[str]:
+    """Say of which adapters copies are bounded otherwise."""
+    old, new = (
+        {(rule.owner, rule.adapter): rule.copies.max for rule in policy.adapters}
+        for policy in (before, after)
+    )
+    for (owner, adapter), most in {**dict.fromkeys(old), **new}.items():
+        if most == old.get((owner, adapter)):
+            continue
+        name = adapter if owner is None else f"{owner}/{adapter}"
+        if most is None:
+            yield f'"{name}": no rule bounds its copies any more'
+        else:
+            yield (
+                f'"{name}": at most {most} placed from the next tick on; others stay until their '
+                "room is needed, and requests may bring in more"
+            )
 
 
 def _some(count: int) -> str:

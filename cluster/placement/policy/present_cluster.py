@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from cluster.placement.planning.pins import is_pattern, matching, resolve_pins
+from cluster.placement.planning.pins import ResolvedPins, is_pattern, matching, resolve_pins
 from cluster.placement.planning.plan import AdapterInfo
 from cluster.placement.policy.contradictions import most_replicas
 from cluster.placement.policy.problems import PolicyProblem, nearest
@@ -33,7 +33,7 @@ def problems_there(policy: ClusterPolicy, cluster: PresentCluster) -> Iterator[P
         path = f"adapters[{at}].copies"
         if cluster.adapter_bytes is not None and not is_pattern(rule.adapter):
             yield from _too_large(found, cluster.adapter_bytes, f"adapters[{at}].adapter")
-        if rule.copies != "all" or full:
+        if rule.copies.min != "all" or full:
             continue
         taken |= {info.digest: info.nbytes for info in found}
         if cluster.slots is not None and len(taken) > cluster.slots:
@@ -61,9 +61,26 @@ def advice_there(policy: ClusterPolicy, cluster: PresentCluster) -> Iterator[Pol
         known = cluster.tenants if number < _HINTS else ()
         words = "no such tenant" + nearest(name, known, otherwise=" yet")
         yield PolicyProblem(f"tenants.{name}", words)
-    for words in resolve_pins(policy.adapters, cluster.adapters).unknown:
+    resolved = resolve_pins(policy.adapters, cluster.adapters)
+    for words in resolved.unknown:
         path, _, reason = words.partition(": ")
         yield PolicyProblem(path, reason)
+    yield from _overruled(resolved, policy, cluster)
+
+
+def _overruled(
+    resolved: ResolvedPins, policy: ClusterPolicy, cluster: PresentCluster
+) -> Iterator[PolicyProblem]:
+    """Warn of adapters of which one rule promises more copies than another one allows."""
+    least = resolved.least_copies(most_replicas(policy))
+    aliases = {info.digest: info.alias for info in cluster.adapters}
+    for digest, most in resolved.most_copies().items():
+        if least.get(digest, 0) > most:
+            yield PolicyProblem(
+                "adapters",
+                f'"{aliases[digest]}" has at most {most} copies by one rule and at least '
+                f"{least[digest]} by another, which wins; change one of the two",
+            )
 
 
 def _matched(
@@ -114,7 +131,7 @@ def _too_many(
 
 
 def _copies(rule: AdapterRule, most: int) -> int:
-    return most if rule.copies == "all" else min(rule.copies, most)
+    return most if rule.copies.min == "all" else min(rule.copies.min or 0, most)
 
 
 def _mb(nbytes: int) -> str:

@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from cluster.placement.policy.schema import (
     AdapterRule,
     ClusterPolicy,
+    CopyBounds,
     DownPolicy,
     ScheduleEntry,
     TierPolicy,
@@ -43,6 +44,7 @@ class PolicyProblem:
 _MODELS_BY_PATH: dict[tuple[str, ...], type[BaseModel]] = {
     (): ClusterPolicy,
     ("adapters",): AdapterRule,
+    ("adapters", "copies"): CopyBounds,
     ("tiers", "*"): TierPolicy,
     ("replicas", "up"): UpPolicy,
     ("replicas", "down"): DownPolicy,

@@ -5,9 +5,18 @@ reading a document, and turning mistakes into messages with a path, is ``policy_
 """
 
 import re
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, StrictBool, field_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    StrictBool,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from cluster.config import Section
 from cluster.placement.policy.units import (
@@ -68,8 +77,24 @@ def _owner(tenant: str) -> str:
     return tenant
 
 
+def _copies(value: object) -> int | str:
+    if value == "all":
+        return "all"
+    try:
+        copies = read_count(value)
+    except ValueError:
+        copies = 0
+    if copies < 1:
+        raise ValueError(
+            'must be a whole number of at least 1, or "all", or bounds such as {min: 1, max: 2}, '
+            f"not {shown(value)}"
+        )
+    return copies
+
+
 TierName = Annotated[str, AfterValidator(_tier)]
 TenantPattern = Annotated[str, AfterValidator(_tenants)]
+Copies = Annotated[int | Literal["all"], BeforeValidator(_copies)]
 
 
 class TierPolicy(Section):
@@ -82,6 +107,8 @@ class TierPolicy(Section):
     weight: Annotated[Number, Field(ge=MIN_WEIGHT, le=MAX_WEIGHT)] | None = None
     """Part of each of its tenants when there is not enough for all; None: as the tenants file says.
     """
+    min_copies: SomeReplicas | None = None
+    """Copies of each set that its tenants ask for; None: ``placement.min_copies``."""
 
 
 class UpPolicy(Section):
@@ -176,27 +203,34 @@ class PlacementPolicy(Section):
     max_retry_s: Annotated[Seconds, Field(ge=0.1, le=DAY_S)] = 300.0
 
 
+class CopyBounds(Section):
+    """Copies of an adapter that are placed. A number stands for its ``min``."""
+
+    min: Copies | None = None
+    """At least, whatever its load; None: none is promised."""
+    max: SomeReplicas | None = None
+    """At most, in place of ``placement.max_copies``; requests may bring in more."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _number(cls, value: object) -> object:
+        return value if isinstance(value, Mapping | CopyBounds) else {"min": _copies(value)}
+
+    @model_serializer
+    def _shortest(self) -> Any:
+        if self.max is None:
+            return self.min
+        return {"max": self.max} if self.min is None else {"min": self.min, "max": self.max}
+
+
 class AdapterRule(Section):
-    """At least so many copies of each adapter that matches, whatever its load."""
+    """Bounds of the copies of each adapter that matches."""
 
     adapter: Annotated[str, AfterValidator(_adapters)]
     """Alias, or a pattern such as ``legal-*``."""
     owner: Annotated[str, AfterValidator(_owner)] | None = None
     """Tenant that owns it; needed only where several tenants use an alias."""
-    copies: int | Literal["all"] = 1
-
-    @field_validator("copies", mode="before")
-    @classmethod
-    def _copies(cls, value: object) -> object:
-        if value == "all":
-            return value
-        try:
-            copies = read_count(value)
-        except ValueError:
-            copies = 0
-        if copies < 1:
-            raise ValueError(f'must be a whole number of at least 1, or "all", not {shown(value)}')
-        return copies
+    copies: CopyBounds = CopyBounds(min=1)
 
 
 class PickingPolicy(Section):

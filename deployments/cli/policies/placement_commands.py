@@ -135,7 +135,7 @@ def reasons_for(adapter: str, state: Mapping[str, Any]) -> dict[str, Any]:
         if adapter in placed["adapters"]
     ]
     reasons += [
-        f"{console.set_name(missing)} has no place: {missing['reason']}"
+        f"{console.set_name(missing)}: a promise is not kept: {missing['reason']}"
         for missing in state.get("unplaced", ())
         if adapter in missing["adapters"]
     ]

@@ -2,6 +2,7 @@
 
 from cluster.placement.control import placing
 from cluster.placement.planning.pins import resolve_pins
+from cluster.placement.policy import AdapterRule, CopyBounds
 from tests.support.reconciler_bench import PIN_A, Bench, policy_of
 
 
@@ -26,3 +27,12 @@ def test_rules_are_resolved_again_only_where_they_or_the_catalog_change(
     bench.tick(104.0, "r0")
     assert bench.reconciler.status(104.0)["unknown_pins"] == []
     assert resolved == [3, 2, 2]
+
+
+def test_of_two_rules_about_an_adapter_the_promise_wins(build, infos) -> None:
+    bound = AdapterRule(adapter="*", copies=CopyBounds(max=1))
+    promise = AdapterRule(adapter="a", copies=CopyBounds(min=2))
+    bench = Bench(build, tuple(infos), policy_of(2, [bound, promise]))
+    actions = bench.tick(100.0, "r0", "r1")
+    assert [plan.desired for plan in actions.replica_plans] == [("digest-a",), ("digest-a",)]
+    assert actions.unplaced == ()

@@ -253,6 +253,19 @@ def test_only_pins_of_adapters_that_exist_need_replicas(build, infos, names, flo
     assert (actions.wishes["floor"], actions.replica_count) == (floor, floor)
 
 
+def test_tiers_with_tenants_of_the_file_or_the_policy_need_replicas(build, infos) -> None:
+    tiers = {"gold": TierPolicy(min_copies=3), "silver": TierPolicy(min_copies=2)}
+    tenants = {"vip-*": "gold", "acme": "silver"}
+    policy = ClusterPolicy(tiers=tiers, tenants=tenants, replicas=ReplicasPolicy(min=1, max=4))
+    bench = Bench(build, infos, policy)
+    assert bench.tick(100.0, "r0").wishes["floor"] == 2, "the policy names acme"
+    told = FrontReport(FrontId("f"), 1, own_weights={TenantId("vip-1"): 1.0})
+    bench.reconciler.hear_front(told, 100.5)
+    actions = bench.tick(101.0, "r0")
+    assert (actions.wishes["floor"], actions.replica_count) == (3, 3)
+    assert actions.replica_reason.endswith("pins and tiers need 3 replicas")
+
+
 def test_an_earlier_lifes_lines_come_before_this_ones(build, infos) -> None:
     bench = Bench(build, infos, policy_of(1), history=3)
     bench.tick(100.0, "r0")

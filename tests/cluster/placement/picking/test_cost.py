@@ -71,6 +71,17 @@ def test_the_rest_of_a_load_under_way_is_waited_for(build) -> None:
     assert terms(view, "a", now=NOW - 5).load == pytest.approx(0.5)
 
 
+def test_a_load_that_waits_for_others_is_not_under_way(build) -> None:
+    loading = [build.resident(name, AdapterState.FETCHING) for name in "abcd"]
+    view = view_of(build.snapshot(slots=8, resident=tuple(loading)))
+    assert terms(view, "b").load == pytest.approx(0.5)
+    assert terms(view, "d").load == pytest.approx(1.0)
+    assert terms(view, "d", now=NOW + 0.4).load == pytest.approx(0.6)
+    done = [build.resident(name) for name in "ab"]
+    view.update(build.snapshot(slots=8, resident=(*done, *loading[2:]), sequence=1), NOW + 0.6)
+    assert terms(view, "d", now=NOW + 0.8).load == pytest.approx(0.3)
+
+
 def test_a_load_and_the_queue_pass_at_the_same_time(build) -> None:
     found = terms(view_of(build.snapshot(backlog=(("acme", 200),))), "a")
     assert (found.queue, found.load) == (pytest.approx(0.2), pytest.approx(0.3))

@@ -93,7 +93,7 @@ def test_every_reason_of_an_adapter_is_told(run: Callable[..., Any]) -> None:
     assert "prefetch on r0: copies 0 -> 1" in cron
     found = json.loads(run("why", "json", "--json").stdout)
     assert found["replicas"] == [{"replica": "r0", "state": "brought in by demand, ready"}]
-    assert "huge has no place: no room" in run("why", "huge").stdout
+    assert "huge: a promise is not kept: no room" in run("why", "huge").stdout
 
 
 @pytest.mark.parametrize(
