@@ -30,7 +30,6 @@ from cluster.adapters.residency.residency_types import (
     AdapterBankProtocol,
     AdapterEvent,
     AdapterTier,
-    Admitted,
     HostAdapterProtocol,
     Lease,
     PlacementAck,
@@ -178,16 +177,14 @@ class AdapterManager:
         None, with nothing changed, where it would have to.
 
         Raises:
-            AdapterCapacity, AdapterError, ModelNotFound: as ``acquire``.
+            AdapterError, ModelNotFound: as ``acquire``.
         """
         self._refuse_if_closed()
         wanted = tuple([self._version(digest) for digest in digests])
-        if not (self._queue.is_empty and self._pool.are_ready(wanted)):
-            return None
-        self._note_request(wanted, tenant, weight)
-        answer = self._pool.admit(wanted, tenant)
-        assert isinstance(answer, Admitted)  # none of them needs room
-        return answer.lease
+        lease = self._pool.lease_ready(wanted, tenant) if self._queue.is_empty else None
+        if lease is not None:
+            self._note_request(wanted, tenant, weight)
+        return lease
 
     def release(self, lease: Lease) -> None:
         """End a lease; ending it again does nothing."""
