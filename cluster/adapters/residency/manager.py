@@ -172,7 +172,7 @@ class AdapterManager:
         tenant: TenantId = ANY_TENANT,
         weight: float = DEFAULT_WEIGHT,
     ) -> Lease | None:
-        """Return what ``acquire`` would where it need not wait: all are READY, and nobody waits.
+        """Return what ``acquire`` would where no one has to wait: all are READY, none is queued.
 
         None, with nothing changed, where it would have to.
 
