@@ -16,7 +16,7 @@ from cluster.placement.planning.plan import (
     PlannedSet,
     WantedSet,
 )
-from cluster.placement.planning.rules import PAYS
+from cluster.placement.planning.rules import DENSER, PAYS
 from cluster.placement.planning.wanted import pool_shares, wanted_sets
 
 WAITS = "waits: the minute's churn is spent"
@@ -113,13 +113,19 @@ class Draft:
         ``taken`` has the indices of replicas that are left out.
         """
         for place in self._options(one.members, TRIED):
-            if (
-                place.index not in taken
-                and place.fits(one.members, self.sizes)
-                and place.gives_way(one.members, self.sizes, one.density, self._worth)
-            ):
-                return place
+            if place.index not in taken and place.fits(one.members, self.sizes):
+                going = place.giving_way(one.members, self.sizes, self._worth)
+                if going is None:
+                    continue
+                densest = max([self._worth.get(digest, 0.0) for digest in going], default=0.0)
+                if densest * DENSER <= one.density:
+                    return place
         return None
+
+    def lost(self, one: WantedSet, place: Place) -> float:
+        """Return the seconds per second that are saved no more by what gives way to a set."""
+        going = place.giving_way(one.members, self.sizes, self._worth)
+        return sum([self._worth.get(digest, 0.0) * self.shares[digest] for digest in going or ()])
 
     def may_move(self, one: WantedSet) -> bool:
         """Return whether a set is asked for often enough to move, and was not moved of late."""
