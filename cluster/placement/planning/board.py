@@ -90,7 +90,7 @@ class Place:
                 if self._busy.pop(digest, None) is None:
                     self._taken += self.assigned[digest]
 
-    def giving_way(
+    def evicted_for(
         self,
         members: AdapterSet,
         sizes: Mapping[AdapterDigest, int],

@@ -137,15 +137,14 @@ class Draft:
 
     def _is_denser(self, one: WantedSet, place: Place) -> bool:
         """Return whether a set is clearly denser than what would have to go for it."""
-        going = place.giving_way(one.members, self.sizes, self._worth)
-        if going is None:
-            return False
-        densest = max([self._worth.get(digest, 0.0) for digest in going], default=0.0)
-        return densest * DENSER <= one.density
+        going = place.evicted_for(one.members, self.sizes, self._worth)
+        return going is not None and all(
+            self._worth.get(digest, 0.0) * DENSER <= one.density for digest in going
+        )
 
     def lost(self, one: WantedSet, place: Place) -> float:
-        """Return the seconds per second that are saved no more by what gives way to a set."""
-        going = place.giving_way(one.members, self.sizes, self._worth)
+        """Return the seconds per second that are no longer saved once a set has taken its room."""
+        going = place.evicted_for(one.members, self.sizes, self._worth)
         return sum([self._worth.get(digest, 0.0) * self.shares[digest] for digest in going or ()])
 
     def may_move(self, one: WantedSet) -> bool:
