@@ -123,7 +123,7 @@ class Draft:
         return None
 
     def lost(self, one: WantedSet, place: Place) -> float:
-        """Return the seconds per second that are saved no more by what gives way to a set."""
+        """Return the seconds per second that are lost by evicting what a set needs the room of."""
         going = place.giving_way(one.members, self.sizes, self._worth)
         return sum([self._worth.get(digest, 0.0) * self.shares[digest] for digest in going or ()])
 
