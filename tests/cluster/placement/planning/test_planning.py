@@ -4,6 +4,8 @@ from dataclasses import replace
 
 import pytest
 
+from cluster.placement.cost.model import StepCost
+from cluster.placement.demand.work_model import WorkModel
 from cluster.placement.planning import reasons
 from cluster.placement.planning.plan import ChurnLeft, PlacedFor
 from cluster.placement.planning.planner import plan
@@ -196,6 +198,20 @@ def test_a_new_replica_is_filled_until_the_work_is_even() -> None:
 def test_little_work_is_not_evened_out() -> None:
     rooms = [room_of("r0", "ab"), room_of("r1")]
     assert plan(inputs_of(rooms, demand_of(a=0.05, b=0.05))).moves == ()
+
+
+def test_answers_are_evened_out_by_how_they_slow_each_other_down() -> None:
+    def evened(room, slowing: float, **others: float) -> list[tuple[str, str]]:
+        answers = [replace(rate_of("acme", n, 0.25), generated_tokens=40.0) for n in "ab"]
+        work = WorkModel(StepCost(0.036 - 16 * slowing, 0.0, slowing, 0.0, 0.0, 0.0), 16, 16, {})
+        inputs = inputs_of([room_of("r0", "ab"), room], demand_of(*answers, **others))
+        return fetched(plan(replace(inputs, work=work)))
+
+    assert evened(room_of("r1"), slowing=0.0) == [], "the same work, whatever runs with it"
+    assert evened(room_of("r1"), slowing=0.001) == [("r1", "a")]
+    full = room_of("r1", "cde", slots=3, busy="c")
+    assert evened(full, slowing=0.001) == [("r1", "a")]
+    assert evened(full, slowing=0.001, d=0.19, e=0.19) == [], "what goes saves more"
 
 
 def test_a_set_is_not_moved_again_within_the_payback_time() -> None:
