@@ -118,7 +118,10 @@ BROKEN_POLICIES: tuple[BrokenPolicy, ...] = (
         "replicas: {mode: yes}", "replicas.mode", "must be 'on', 'observe' or 'off', not True"
     ),
     BrokenPolicy(
-        "placement: {forecast: trend}", "placement.forecast", "must be 'off', not 'trend'"
+        "placement: {forecast: trend}", "placement.forecast", 'is gone; set "forecast" under'
+    ),
+    BrokenPolicy(
+        "replicas: {forecast: weekly}", "replicas.forecast", "must be 'off', 'trend' or 'daily'"
     ),
     # Names
     BrokenPolicy(

@@ -85,6 +85,13 @@ JOBS = (
         "500 adapters of all sizes, whose popularity drifts",
         seeded=True,
     ),
+    RowJob(
+        "simulation",
+        "forecast",
+        ("forecast",),
+        "days with steep mornings, with forecasts and without",
+        seeded=True,
+    ),
     RowJob("simulation", "simulator_speed", ("speed",), "the simulator's time"),
     RowJob("planning", "planner_speed", ("N4",), "time and memory of a plan"),
     RowJob(
@@ -185,6 +192,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # of their own pages
         "live_faults": {"arguments": ("--out", str(options.out))},
         "day": {"out": options.out},
+        "forecast": {"out": options.out},
         "drifting_sets": {"out": options.out},
     }
     for job in jobs:

@@ -11,6 +11,7 @@ from typing import Literal, Protocol
 from cluster.config import EngineConfig
 from cluster.domain.ids import AdapterDigest, ReplicaId, TenantId
 from cluster.placement.cost.model import CostModel
+from cluster.placement.demand.season import DAY, DayLength
 from cluster.placement.picking.cluster_view import ClusterView
 from cluster.placement.picking.filters import PickRequest
 from cluster.placement.planning.plan import AdapterInfo
@@ -186,4 +187,5 @@ class SimulationSpec:
     own_weights: Mapping[TenantId, float] = field(default_factory=dict)
     """Of tenants, by their file, where it names one."""
     until: float | None = None  # None: until every request has ended
+    day: DayLength = DAY  # after which a forecast looks for the same load again
     start_wall: float = A_MONDAY  # wall clock when the trace begins, seconds since the epoch

@@ -1,15 +1,16 @@
 """The controller's state in Redis, which outlives it, and its right to act.
 
 Keys: ``braid:v1:controller:epoch`` counts the lives of controllers; ``...:lease`` lasts while one
-of them renews it; ``...:demand`` is the demand, compressed JSON; ``...:history:<topic>`` are lists
-of lines, newest last. A controller whose epoch is not the highest cannot write any of them. What
-replicas follow is not kept: they know it, and say so.
+of them renews it; ``...:demand`` is the demand, compressed JSON; ``...:forecast`` is a hash of the
+forecast's parts, JSON; ``...:history:<topic>`` are lists of lines, newest last. A controller whose
+epoch is not the highest cannot write any of them. What replicas follow is not kept: they know it,
+and say so.
 """
 
 import zlib
 from collections import deque
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
 from importlib.resources import files
 from typing import Any, cast
 
@@ -24,6 +25,7 @@ log = structlog.get_logger(__name__)
 
 STEM = "braid:v1:controller"
 EPOCH, LEASE, DEMAND = f"{STEM}:epoch", f"{STEM}:lease", f"{STEM}:demand"
+FORECAST = f"{STEM}:forecast"
 HISTORY = tuple(f"{STEM}:history:{topic}" for topic in dict.fromkeys(TOPICS.values()))
 TIMEOUT_S = 1.0
 LEASE_MS = 10_000
@@ -31,7 +33,8 @@ LINES_KEPT = 10_000
 """Of each topic."""
 LINES_READ = 200
 _LINES_AT_ONCE = 500
-_LIST_OF_TOPIC = {topic: number + 4 for number, topic in enumerate(dict.fromkeys(TOPICS.values()))}
+_FORECAST = 4
+_LIST_OF_TOPIC = {topic: number + 5 for number, topic in enumerate(dict.fromkeys(TOPICS.values()))}
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +43,7 @@ class EarlierLife:
 
     demand: dict[str, Any] | None
     history: tuple[Change, ...]  # oldest first within each topic
+    forecast: dict[str, Any] = field(default_factory=dict)
 
 
 class ControllerState:
@@ -77,20 +81,29 @@ class ControllerState:
         """
         try:
             demand: bytes | None = await cast("Any", self._redis.get(DEMAND))
+            parts = await cast("Any", self._redis.hgetall(FORECAST))
             lists = [await cast("Any", self._redis.lrange(key, -LINES_READ, -1)) for key in HISTORY]
         except (RedisError, OSError) as error:
             self._failed(error)
             return None
         self.error = None
         lines = [_line(content) for found in lists for content in found]
-        return EarlierLife(_demand(demand), tuple(line for line in lines if line is not None))
+        read = tuple(line for line in lines if line is not None)
+        return EarlierLife(_demand(demand), read, _forecast(parts))
 
     def add_lines(self, lines: Iterable[Change]) -> None:
         """Have lines of the history written by the next call of ``write``."""
         self._lines.extend(lines)
 
-    async def write(self, epoch: int, demand: dict[str, Any] | None) -> int | None:
+    async def write(
+        self, epoch: int, demand: dict[str, Any] | None, forecast: Mapping[str, Any] | None = None
+    ) -> int | None:
         """Renew the lease, and write the demand, if any, and the lines of the history.
+
+        Args:
+            epoch: the writer's.
+            demand: all of it.
+            forecast: parts of it that have changed.
 
         Returns:
             the epoch in force, which has refused all of it if it is higher than ``epoch``, or
@@ -99,10 +112,13 @@ class ControllerState:
         lines = tuple(self._lines)[:_LINES_AT_ONCE]
         packed = b"" if demand is None else zlib.compress(orjson.dumps(demand), 1)
         arguments: list[Any] = [epoch, LEASE_MS, LINES_KEPT, packed]
+        for name, part in (forecast or {}).items():
+            arguments += [_FORECAST, name.encode() + b"\n" + orjson.dumps(part)]
         for line in lines:
             arguments += [_LIST_OF_TOPIC[line.topic], orjson.dumps(asdict(line))]
+        keys = [EPOCH, LEASE, DEMAND, FORECAST, *HISTORY]
         try:
-            found = int(await self._write(keys=[EPOCH, LEASE, DEMAND, *HISTORY], args=arguments))
+            found = int(await self._write(keys=keys, args=arguments))
         except (RedisError, OSError) as error:
             self._failed(error)
             return None
@@ -138,6 +154,14 @@ def _demand(content: bytes | None) -> dict[str, Any] | None:
         log.error("controller.state_refused", error=repr(error))
         return None
     return demand if isinstance(demand, dict) else None
+
+
+def _forecast(parts: Mapping[bytes, bytes]) -> dict[str, Any]:
+    try:
+        return {name.decode(): orjson.loads(part) for name, part in parts.items()}
+    except ValueError as error:
+        log.error("controller.state_refused", error=repr(error))
+        return {}
 
 
 def _script(name: str) -> str:

@@ -1,5 +1,8 @@
 """The controller's right to act: its epoch, the lease, and what an earlier life has left."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import structlog
 
 from cluster.clock import Clock
@@ -53,11 +56,13 @@ class RightToAct:
         right, now = self._reconciler.leadership, self._clock.monotonic()
         due = now - self._demand_at >= DEMAND_S
         demand = self._reconciler.demand_state(now) if due else None
-        found = await self._state.write(right.epoch, demand)
+        forecast = self._reconciler.forecast.changes() if due else {}
+        found = await self._state.write(right.epoch, demand, forecast)
         if found is not None:
             right.learn(found)
             self._demand_at = now if due else self._demand_at
         if due and found == right.epoch:
+            self._reconciler.forecast.written(forecast)
             costs = self._reconciler.costs
             await self._priors.keep_learned(costs.device, costs.to_state())
 
@@ -78,9 +83,17 @@ class RightToAct:
             return False
         self._restored = True
         self._reconciler.restore_history(earlier.history)
-        if earlier.demand is not None:
-            try:
+        with _broken_state_logged():
+            if earlier.demand is not None:
                 self._reconciler.restore_demand(earlier.demand, self._clock.monotonic())
-            except (KeyError, TypeError, ValueError) as error:
-                log.error("controller.state_refused", error=repr(error))
+        with _broken_state_logged():
+            self._reconciler.forecast.restore(earlier.forecast, self._clock.wall())
         return True
+
+
+@contextmanager
+def _broken_state_logged() -> Iterator[None]:
+    try:
+        yield
+    except (KeyError, TypeError, ValueError) as error:
+        log.error("controller.state_refused", error=repr(error))

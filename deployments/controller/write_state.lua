@@ -1,8 +1,9 @@
 -- Write what a controller keeps, unless a later one has begun.
 --
--- KEYS  1 epoch  2 lease  3 demand  4... a list of history lines for each topic
+-- KEYS  1 epoch  2 lease  3 demand  4 forecast  5... a list of history lines for each topic
 -- ARGV  1 the writer's epoch  2 milliseconds of its lease  3 lines kept of a topic
---       4 the demand, or '' to leave it; then of each line: the number of its list in KEYS, text
+--       4 the demand, or '' to leave it; then pairs: the number of a key in KEYS, and a line of
+--       that list, or of the forecast a field and its value with a line's end between
 -- Reply the epoch in force: a higher one than the writer's has refused it
 
 local mine = tonumber(ARGV[1])
@@ -19,9 +20,14 @@ if ARGV[4] ~= '' then
 end
 local grown = {}
 for i = 5, #ARGV, 2 do
-  local key = KEYS[tonumber(ARGV[i])]
-  redis.call('RPUSH', key, ARGV[i + 1])
-  grown[key] = true
+  local number, text = tonumber(ARGV[i]), ARGV[i + 1]
+  if number == 4 then
+    local field, value = string.match(text, '^(.-)\n(.*)$')
+    redis.call('HSET', KEYS[4], field, value)
+  else
+    redis.call('RPUSH', KEYS[number], text)
+    grown[KEYS[number]] = true
+  end
 end
 for key in pairs(grown) do
   redis.call('LTRIM', key, -tonumber(ARGV[3]), -1)

@@ -57,10 +57,12 @@ class ControlMachine(RuleBasedStateMachine):
         now, own = self.cluster.now, controller.leadership
         if own.leads:
             self.book.write_demand(partial(controller.demand_state, now))
+            self.book.write_forecast(controller.forecast)
         elif own.epoch == max(one.leadership.epoch for one in self.controllers) or own.epoch == 0:
             if own.epoch == 0:
-                demand, history = self.book.read()
+                demand, forecast, history = self.book.read()
                 controller.restore_history(history)
+                controller.forecast.restore(forecast, now)
                 if demand is not None:
                     controller.restore_demand(demand, now)
             epoch = self.book.take_epoch()

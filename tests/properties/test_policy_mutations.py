@@ -25,13 +25,13 @@ replicas:
   up: {stable: 10s, step: 4}
   down: {stable: 5m, step: 1, drain: 60s}
   zero_after: 15m
+  forecast: "off"
   hold: 30s
   schedule:
     - {days: mon-fri, from: "07:30", to: "19:00", zone: UTC, min: 6}
     - {days: "sat,sun", max: 6}
 placement:
   mode: "on"
-  forecast: "off"
   churn: 10%
   payback: 5m
   min_copies: 1

@@ -13,7 +13,7 @@ from cluster.placement.demand.counters import DemandCounters
 from cluster.placement.demand.demand import Demand, DemandKey
 from cluster.placement.demand.rates import DemandRates
 from cluster.placement.policy import ClusterPolicy, ReplicasPolicy
-from cluster.placement.scaling.count import CountScaler, ReplicaShape, ScaleInputs
+from cluster.placement.scaling.count import CountScaler, ReplicaShape, ScaleDecision, ScaleInputs
 
 SHAPE = ReplicaShape(slots=8, adapter_bytes=80_000_000, max_batch_size=16)
 MONDAY = datetime(2026, 11, 30, tzinfo=UTC)
@@ -57,6 +57,7 @@ class ScaleLoop:
         self.scaler = CountScaler()
         self.sequence = 0
         self.owed: dict[DemandKey, float] = {}
+        self.last: ScaleDecision | None = None
 
     def inputs(self, demand: Demand, **changes: object) -> ScaleInputs:
         made = ScaleInputs(
@@ -97,5 +98,5 @@ class ScaleLoop:
         self.counters.compose(self.sequence, self.now)
         self.rates.observe("front", report, self.now)
         decision = self.scaler.decide(self.inputs(self.rates.demand(self.now), **changes), self.now)
-        self.count = decision.count
+        self.count, self.last = decision.count, decision
         return decision.count

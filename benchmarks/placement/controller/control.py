@@ -26,7 +26,10 @@ from cluster.placement.control.attendance import PATIENCE_S
 from cluster.placement.control.history import Change
 from cluster.placement.control.reconciler import Reconciler
 from cluster.placement.demand.demand import DemandKey, DemandTotals
+from cluster.placement.demand.forecast import Forecast
 from cluster.placement.demand.rates import DemandRates
+from cluster.placement.demand.season import DAY
+from cluster.placement.demand.trend import BIN_S
 from cluster.placement.policy import (
     AdapterRule,
     ClusterPolicy,
@@ -48,6 +51,7 @@ ANSWER = 6  # tokens: so many requests need 4 replicas
 SILENT_S = 45
 EARLIER = ScheduleEntry.model_validate({"from": "14:50", "to": "15:00", "min": 5})
 """Does not hold in a simulation, which begins at 15:06, unless the wall clock steps back."""
+WEEK_S = 7 * DAY.seconds
 LINES_PER_S = 4  # moves that one tick may order
 
 
@@ -202,7 +206,8 @@ def state_row() -> ResultRow:
     return ResultRow(
         "N17",
         f"bytes written to Redis a second, {ADAPTERS} adapters in demand, no two with the same "
-        f"figures, {LINES_PER_S} lines of history a second; nothing is written for each replica",
+        f"figures, a forecast that knows a week, {LINES_PER_S} lines of history a second; nothing "
+        "is written for each replica",
         "the whole state each second",
         "<= 100 kB/s",
         f"{rate / 1000:.1f} kB/s",
@@ -212,7 +217,7 @@ def state_row() -> ResultRow:
 
 
 async def _written_per_s(url: str) -> float:
-    state, rates = ControllerState(url), DemandRates()
+    state, rates, forecast = ControllerState(url), DemandRates(), _week()
     keys = [
         DemandKey(
             TenantId(f"tenant-{number % 40}"), (AdapterDigest(sha256(bytes(number)).hexdigest()),)
@@ -235,11 +240,25 @@ async def _written_per_s(url: str) -> float:
             for _ in range(LINES_PER_S)
         )
         due = second % 10 == 9
-        await state.write(epoch, rates.to_state(float(second)) if due else None)
+        forecast.observe(100.0, 60.0, WEEK_S + second, WEEK_S + second, 30.0)
+        changes = forecast.changes() if due else {}
+        demand = rates.to_state(float(second)) if due else None
+        if await state.write(epoch, demand, changes) == epoch:
+            forecast.written(changes)
     received = await _received(url) - before
     print(f"N17 took {time.perf_counter() - began:.1f} s", file=sys.stderr)
     await state.close()
     return received / STATE_S
+
+
+def _week() -> Forecast:
+    """Return a forecast that has seen a week, and whose bins are kept."""
+    forecast = Forecast()
+    for look in range(int(WEEK_S / BIN_S)):
+        rate, at = 100.0 + look % 17, look * BIN_S
+        forecast.observe(rate, 0.6 * rate, at, at, 30.0)
+    forecast.written(forecast.changes())
+    return forecast
 
 
 def _more(totals: DemandTotals, rng: random.Random) -> DemandTotals:

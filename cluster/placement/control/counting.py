@@ -14,6 +14,7 @@ from cluster.placement.control.serve_counts import ServeCounts
 from cluster.placement.control.starts import Starts
 from cluster.placement.cost.model import CostModel
 from cluster.placement.demand.demand import Demand
+from cluster.placement.demand.forecast import Forecast
 from cluster.placement.planning.plan import AdapterInfo
 from cluster.placement.policy import ClusterPolicy
 from cluster.placement.scaling.count import (
@@ -38,13 +39,16 @@ NO_TICK_YET = Counted(0, "no tick yet")
 class Counting:
     """One owner, asked once a tick. Times are monotonic seconds."""
 
-    def __init__(self, fleet: Fleet, fronts: Fronts, history: History, starts: Starts) -> None:
+    def __init__(
+        self, fleet: Fleet, fronts: Fronts, history: History, starts: Starts, forecast: Forecast
+    ) -> None:
         self.last = NO_TICK_YET
         self._fleet = fleet
         self._fronts = fronts
         self._history = history
         self._starts = starts
-        self._scaler = CountScaler()
+        self._forecast = forecast
+        self._scaler = CountScaler(forecast)
         self._drain = Drain()
         self.shape: ReplicaShape | None = None
         """The capacity of a replica, also while none runs; None: none has reported yet."""
@@ -60,7 +64,7 @@ class Counting:
 
     def stand_by(self, serve: ServeCounts, reason: str) -> None:
         """Leave the count to another controller, and begin with its count afterwards."""
-        self._scaler = CountScaler()
+        self._scaler = CountScaler(self._forecast)
         self.hold(serve, reason)
 
     def decide(

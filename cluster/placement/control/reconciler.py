@@ -34,7 +34,9 @@ from cluster.placement.control.status import (
 from cluster.placement.cost.fit import PriorSource
 from cluster.placement.cost.model import CostModel
 from cluster.placement.demand.demand import Demand
+from cluster.placement.demand.forecast import Forecast
 from cluster.placement.demand.rates import DemandRates
+from cluster.placement.demand.season import DAY, DayLength
 from cluster.placement.exchange import FrontOrders, FrontReport
 from cluster.placement.planning.plan import AdapterInfo, Plan, PlanInputs
 from cluster.placement.planning.planner import plan
@@ -61,6 +63,7 @@ class Reconciler:
         policy: ClusterPolicy | None = None,
         history: int = 200,
         resend_s: float = 5.0,
+        day: DayLength = DAY,
     ) -> None:
         """Keep ``history`` changes of a topic; repeat unacknowledged plans every ``resend_s``.
 
@@ -68,6 +71,7 @@ class Reconciler:
             prior: the costs until enough was measured.
             source: where they are from.
             policy: tells fronts what to go by until the first tick brings one.
+            day: after which the load is expected to come again.
         """
         self.leadership = Leadership(epoch)
         self._history = History(history)
@@ -75,7 +79,10 @@ class Reconciler:
         self._fronts = Fronts()
         self.costs = LearnedCosts(prior, source)
         self._rates = DemandRates()
-        self._counting = Counting(self._fleet, self._fronts, self._history, self.costs.starts)
+        self.forecast = Forecast(day)
+        self._counting = Counting(
+            self._fleet, self._fronts, self._history, self.costs.starts, self.forecast
+        )
         self._placing = Placing(self._fleet, self._history)
         self._attendance = Attendance()
         self._policy = policy or ClusterPolicy()
@@ -295,6 +302,7 @@ class Reconciler:
             "standing": self.leadership.words,
             "version": [self._fleet.version.epoch, self._fleet.version.number],
             **describe_count(self._counting),
+            "forecast": self.forecast.describe(self._model.start_s),
             "replicas": describe_fleet(self._fleet, history, now),
             **describe_plan(self._planned, history),
             "unknown_pins": list(self._placing.unknown_pins),

@@ -24,6 +24,7 @@ class Work:
 
     up: float = 0.0  # what must be done
     down: float = 0.0  # what must be gone before a replica may go
+    fast: float = 0.0  # on the fast clock alone, accidents and all
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +87,9 @@ class WorkModel:
         events = fast * fast / squares / FAST if squares > 0.0 else 0.0
         doubt = ACCIDENT * math.sqrt(SLOW * slow_squares)
         return Work(
-            up_rate(fast, slow, events=events, deviations=ACCIDENT), down_rate(fast, slow + doubt)
+            up_rate(fast, slow, events=events, deviations=ACCIDENT),
+            down_rate(fast, slow + doubt),
+            fast,
         )
 
 

@@ -29,6 +29,11 @@ def advice(policy: ClusterPolicy, tick_s: float = TICK_S) -> Iterator[PolicyProb
         yield PolicyProblem(
             "tenants", f'no pattern "{EVERYBODY}": tenants that none matches are promised nothing'
         )
+    if policy.replicas.forecast != "off" and policy.replicas.mode != "on":
+        yield PolicyProblem(
+            "replicas.forecast",
+            f"adds no replica: replicas.mode is {policy.replicas.mode}",
+        )
     for name, stable in (("up", policy.replicas.up.stable), ("down", policy.replicas.down.stable)):
         if stable < tick_s:
             yield PolicyProblem(

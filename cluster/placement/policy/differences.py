@@ -52,6 +52,14 @@ def consequences(
         wall: the present, aware; the schedules are looked at then.
     """
     yield from _of_count(before, after, cluster, wall)
+    if before.replicas.forecast != after.replicas.forecast:
+        yield {
+            "off": "replicas are added for the load that is there",
+            "trend": "replicas are added for the load that the last minutes lead to; none goes "
+            "for it",
+            "daily": "replicas are added for the load of this time of day, once that was nearer "
+            "than the trend for most of a day; none goes for it",
+        }[after.replicas.forecast]
     if before.placement.mode != after.placement.mode:
         yield {
             "on": "adapters are placed from the next tick on",

@@ -68,6 +68,7 @@ _GONE = {
     ("replicas", "downscale_delay_s"): 'set "down: {stable: 5m}"',
     ("replicas", "tolerance"): "remove it; fewer replicas must be enough with a margin",
     ("replicas", "window_s"): "remove it; demand is averaged on two clocks",
+    ("placement", "forecast"): 'set "forecast" under replicas; it adds replicas alone',
     ("placement", "tolerance"): "remove it; copies follow the work, with a margin",
     ("placement", "max_moves_per_tick"): 'set "churn", a share of all pools\' bytes a minute',
     ("placement", "spare_share"): "remove it; a tenth of each pool is spared",

@@ -177,6 +177,8 @@ class ReplicasPolicy(Section):
     down: DownPolicy = DownPolicy()
     zero_after: Annotated[Seconds, Field(ge=1, le=30 * DAY_S)] | None = None
     """Time without a request after which no replica is kept; needs ``min`` 0."""
+    forecast: Literal["off", "trend", "daily"] = "off"
+    """Load to add replicas for before it has come; none goes for it."""
     hold: Wait = 30.0
     """Time that a request waits for the first replica."""
     schedule: tuple[ScheduleEntry, ...] = ()
@@ -188,7 +190,6 @@ class PlacementPolicy(Section):
 
     mode: Mode = "on"
     """``off``: nothing is placed; demand alone brings adapters in."""
-    forecast: Literal["off"] = "off"
     churn: Annotated[Share, Field(ge=0.001, le=1)] = 0.1
     """Share of the bytes of all pools that a minute may move; promises may move more."""
     payback: Annotated[Seconds, Field(ge=1, le=DAY_S)] = 300.0

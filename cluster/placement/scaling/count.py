@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+from cluster.placement.demand.forecast import Forecast
 from cluster.placement.scaling.inputs import ReplicaShape, ScaleDecision, ScaleInputs
 from cluster.placement.scaling.schedule import bounds_at
 from cluster.placement.scaling.wish_age import WishAge
@@ -20,7 +21,9 @@ class CountScaler:
     more, replicas are to be drained until it does not.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, forecast: Forecast | None = None) -> None:
+        """Show the work to ``forecast`` at every look, also while it is not asked for any."""
+        self._forecast = forecast or Forecast()
         self._count: int | None = None
         self._more = WishAge()
         self._fewer = WishAge()
@@ -48,6 +51,7 @@ class CountScaler:
         self, inputs: ScaleInputs, count: int, quiet_s: float | None, now: float
     ) -> ScaleDecision:
         policy = inputs.policy.replicas
+        needs = self._needs(inputs, now)
         low, high = bounds_at(policy, inputs.wall)
         patience_s = policy.zero_after if low == 0 else None
         if patience_s is not None and quiet_s is not None and (not count or quiet_s >= patience_s):
@@ -55,10 +59,9 @@ class CountScaler:
         first = low == count == 0
         reason = "a request came" if first else _floor_reason(inputs, low)
         floor = CountWish(min(max(low, inputs.least, 1), high), reason)
-        if inputs.shape is None:
+        if needs is None:
             reason = floor.reason if count < floor.count else "no replica has reported"
             return self._become(inputs, min(max(count, floor.count), high), reason)
-        needs = needs_of(inputs, inputs.shape)
         missed = needs.missed()
         if not missed:
             self._missing.reset()
@@ -67,11 +70,24 @@ class CountScaler:
         wishes = {  # a tie goes to the first
             "queue": needs.queue(missed),
             "load": needs.load(max(count, 1)),
+            **({"forecast": needs.forecast()} if policy.forecast != "off" else {}),
             "memory": needs.memory(max(count, 1)),
             "floor": floor,
         }
         chosen = self._choose(inputs, needs, wishes, count, high, now)
         return replace(chosen, wishes={name: wish.count for name, wish in wishes.items()})
+
+    def _needs(self, inputs: ScaleInputs, now: float) -> Needs | None:
+        """Return what is asked for, and expected; None before a replica has reported."""
+        if inputs.shape is None:
+            return None
+        needs = needs_of(inputs, inputs.shape)
+        forecast, rule = self._forecast, inputs.policy.replicas.forecast
+        wall, ahead_s = inputs.wall.timestamp(), inputs.model.start_s
+        forecast.observe(inputs.demand.fast, needs.work.fast, now, wall, ahead_s)
+        if rule == "off":
+            return needs
+        return replace(needs, expected=forecast.expect(rule, ahead_s))
 
     def _choose(
         self,

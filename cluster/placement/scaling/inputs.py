@@ -50,4 +50,5 @@ class ScaleDecision:
 
     count: int
     reason: str  # begins with the count
-    wishes: Mapping[str, int] = field(default_factory=dict)  # queue, load, memory, floor
+    wishes: Mapping[str, int] = field(default_factory=dict)
+    """By queue, load, memory, floor, and forecast where the policy has one."""

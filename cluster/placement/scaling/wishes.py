@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from cluster.domain.ids import AdapterDigest
 from cluster.placement.cost.model import CostModel
 from cluster.placement.demand.demand import Demand
+from cluster.placement.demand.forecast import Expected
 from cluster.placement.demand.work_model import Work, WorkModel, work_model
 from cluster.placement.policy import ClusterPolicy
 from cluster.placement.scaling.first_token import FirstToken, first_tokens
@@ -40,6 +41,7 @@ class Needs:
     backlog_s: float  # seconds of work that wait, in the whole cluster
     high: int  # replicas, at most
     inputs: ScaleInputs
+    expected: Expected | None = None  # None: nothing is forecast
 
     def load(self, present: int) -> CountWish:
         """Return the replicas whose time suffices for the work.
@@ -51,6 +53,18 @@ class Needs:
             return CountWish(present, "costs are not measured yet")
         count = math.ceil(self.work.up / target - 1e-9)
         return CountWish(count, f"work of {self.work.up:.2f} replicas at target {target:g}")
+
+    def forecast(self) -> CountWish:
+        """Return the replicas whose time suffices for the work that is expected."""
+        target, expected = self.policy.replicas.target, self.expected
+        if expected is None or self._guesses:
+            return CountWish(0, "nothing is expected")
+        count = math.ceil(expected.load / target - 1e-9)
+        return CountWish(
+            count,
+            f"work of {expected.load:.2f} replicas in {expected.in_s:.0f} s by the "
+            f"{expected.rule} forecast, {self.work.up:.2f} now, at target {target:g}",
+        )
 
     def memory(self, present: int) -> CountWish:
         """Return the replicas that hold the adapters asked for.
@@ -107,7 +121,8 @@ class Needs:
         replicas = self.policy.replicas
         if self._guesses:
             return False
-        if self.work.down > count * replicas.target * MARGIN:
+        expected = self.expected.load if self.expected is not None else 0.0
+        if max(self.work.down, expected) > count * replicas.target * MARGIN:
             return False
         # What is cold today says little of what will be with fewer: the most that is believed.
         if self._avoidable(count * MARGIN, MOST_FACTOR) > replicas.cold_share:

@@ -16,6 +16,7 @@ from cluster.placement.control.reconciler import Reconciler
 from cluster.placement.control.serve_counts import ServeCounts
 from cluster.placement.cost.fit import PriorSource
 from cluster.placement.cost.model import CostModel
+from cluster.placement.demand.season import DayLength
 from cluster.placement.exchange import FrontOrders, FrontReport
 from cluster.placement.policy import ClusterPolicy
 from cluster.simulation.parts.controller_book import ControllerBook
@@ -37,6 +38,7 @@ class SimulatedController:
         book: what outlives it in the store.
         restore: whether it reads what earlier lives left.
         scale: decides the count in place of the reconciler, or None.
+        day: after which the load comes again.
     """
 
     def __init__(
@@ -53,6 +55,7 @@ class SimulatedController:
         *,
         restore: bool,
         scale: RuledScale | None,
+        day: DayLength,
     ) -> None:
         self.process = process
         self._serve = serve
@@ -62,7 +65,7 @@ class SimulatedController:
         self._records = records
         self._delays = delays
         self._scale = scale
-        self._reconciler = Reconciler(0, prior, source=source, policy=policy())
+        self._reconciler = Reconciler(0, prior, source=source, policy=policy(), day=day)
         self._restored = not restore
         self._demand_at = process.clock.monotonic()
         self._known: dict[ReplicaId, SimulatedReplica] = {}  # to send plans to
@@ -207,14 +210,16 @@ class SimulatedController:
         elif now - self._demand_at >= DEMAND_S:
             self._demand_at = now
             self._book.write_demand(lambda: reconciler.demand_state(now))
+            self._book.write_forecast(reconciler.forecast)
 
     def _restore(self, now: float) -> bool:
         """Take in what an earlier life has left, once; returns whether that is done."""
         left = None if self._restored else self._book.read()
         if left is not None:
             self._restored = True
-            demand, history = left
+            demand, forecast, history = left
             self._reconciler.restore_history(history)
+            self._reconciler.forecast.restore(forecast, self.process.clock.wall())
             if demand is not None:
                 self._reconciler.restore_demand(demand, now)
         return self._restored

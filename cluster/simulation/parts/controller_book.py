@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from cluster.placement.control.history import Change
+from cluster.placement.demand.forecast import Forecast
 
 
 class ControllerBook:
@@ -19,6 +20,7 @@ class ControllerBook:
         self._keeps = keeps
         self._epoch = 0
         self._demand = ""
+        self._forecast: dict[str, str] = {}
         self._changes: list[Change] = []
 
     def take_epoch(self) -> int | None:
@@ -33,13 +35,21 @@ class ControllerBook:
         if self._keeps and self.reachable:
             self._demand = json.dumps(demand())
 
+    def write_forecast(self, forecast: Forecast) -> None:
+        """Keep what has changed of the forecast, as ``write_demand`` does."""
+        if self._keeps and self.reachable:
+            changes = forecast.changes()
+            self._forecast |= {name: json.dumps(part) for name, part in changes.items()}
+            forecast.written(changes)
+
     def add_lines(self, changes: Iterable[Change]) -> None:
         """Keep new lines of the history, where the store can be reached."""
         if self._keeps and self.reachable:
             self._changes += changes
 
-    def read(self) -> tuple[dict[str, Any] | None, list[Change]] | None:
-        """Return demand and history of the lives before, or None while it is unreachable."""
+    def read(self) -> tuple[dict[str, Any] | None, dict[str, Any], list[Change]] | None:
+        """Return demand, forecast and history of the lives before; None: it is unreachable."""
         if not self.reachable:
             return None
-        return json.loads(self._demand) if self._demand else None, list(self._changes)
+        forecast = {name: json.loads(part) for name, part in self._forecast.items()}
+        return json.loads(self._demand) if self._demand else None, forecast, list(self._changes)

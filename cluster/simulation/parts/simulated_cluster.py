@@ -158,6 +158,7 @@ class SimulatedCluster:
             spec.delays,
             restore=restore,
             scale=self._scale,
+            day=spec.day,
         )
 
     def report(self, report: FrontReport, answer: Callable[[FrontOrders], None]) -> None:

@@ -83,6 +83,22 @@ def test_what_an_earlier_life_left_is_read_when_the_store_is_back(leaves) -> Non
     assert len(joined) == 6  # three in each life
 
 
+@pytest.mark.parametrize(("keeps", "knows"), [(True, True), (False, False)])
+def test_a_later_life_expects_what_the_one_before_did(keeps: bool, knows: bool) -> None:
+    trace = TraceMaker(5).serve([("acme", ("a0",), 1.0)], 430).requests
+    policy = ClusterPolicy(replicas=ReplicasPolicy(min=1, max=2, forecast="trend"))
+    dies = ControllerDies(400.0, 2.0, keeps)
+    spec = spec_of(trace, 1, policy=policy, faults=[dies], delays=Delays(), until=415.0)
+    cluster = SimulatedCluster(spec, None)
+    try:
+        cluster.run()
+        assert cluster.controller is not None
+        said = cluster.controller._reconciler.status(0.0)["forecast"]
+        assert (said["trend"]["work"] is not None) == knows
+    finally:
+        cluster.close()
+
+
 @pytest.mark.parametrize("late", [0.0, 0.2, 0.4, 0.55, 0.8, 1.3])
 def test_a_request_that_comes_while_the_last_replica_is_let_go_is_answered(late: float) -> None:
     policy = ClusterPolicy(replicas=ReplicasPolicy(min=0, max=1, zero_after=5, hold=60))

@@ -16,7 +16,7 @@ from cluster.placement.control.reconciler import Reconciler
 from cluster.placement.cost.model import CostModel
 from cluster.placement.demand.demand import DemandKey, DemandTotals
 from cluster.placement.exchange import FrontId, FrontReport
-from deployments.controller.controller_state import DEMAND, EPOCH, ControllerState
+from deployments.controller.controller_state import DEMAND, EPOCH, FORECAST, ControllerState
 from deployments.controller.cost_priors import FIT, FIT_TTL_S, CostPriors
 from deployments.controller.right_to_act import RightToAct
 from tests.support.manual_clock import ManualClock
@@ -152,6 +152,28 @@ async def test_a_state_that_cannot_be_understood_stops_nobody(later: Controller)
     assert await later.state.write(1, {"rates": [["acme"]]}) == 1
     await later.right.renew()
     assert (later.standing, later.rate) == ("leads", 0.0)
+
+
+async def test_a_new_life_continues_the_forecast(earlier: Controller, redis_url: str) -> None:
+    forecast = earlier.reconciler.forecast
+    for _ in range(60):
+        earlier.clock.advance(DEMAND_S)
+        forecast.observe(4.0, 2.0, earlier.clock.monotonic(), earlier.clock.wall(), 30.0)
+        await earlier.right.renew()
+    with redis.Redis.from_url(redis_url) as client:
+        assert client.hlen(FORECAST) == 3, "two bins of five minutes, and the present"
+    for broken in (False, True):
+        if broken:
+            assert await earlier.state.write(9, None, {"7": "what"}) == 9
+        later = Controller(redis_url)
+        later.clock = earlier.clock
+        later.right = RightToAct(later.reconciler, later.state, later.priors, later.clock)
+        await later.right.renew()
+        assert later.standing == "leads"
+        assert later.reconciler.forecast.expect("trend", 30.0) == (
+            None if broken else forecast.expect("trend", 30.0)
+        )
+        await later.close()
 
 
 async def test_one_that_leads_again_keeps_its_own_demand(later: Controller) -> None:

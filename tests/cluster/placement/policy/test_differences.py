@@ -87,6 +87,16 @@ def test_tenants_that_change_tier_are_named() -> None:
     ]
 
 
+@pytest.mark.parametrize(("rule", "told"), [("trend", "last minutes"), ("daily", "time of day")])
+def test_what_a_forecast_does_is_told(rule: str, told: str) -> None:
+    before, after = policy(BEFORE), policy(BEFORE.replace("min: 1", f"forecast: {rule}, min: 1"))
+    there = PresentCluster(replicas=1)
+    (words,) = consequences(before, after, there, MONDAY)
+    assert told in words
+    (back,) = consequences(after, before, there, MONDAY)
+    assert back == "replicas are added for the load that is there"
+
+
 @pytest.mark.parametrize("mode", ["off", "observe"])
 def test_what_a_mode_of_placement_does_is_told(mode: str) -> None:
     after = policy(f"{BEFORE}\nplacement: {{mode: {mode}}}")

@@ -138,6 +138,8 @@ def test_a_rule_may_be_about_many_adapters(build) -> None:
         ),
         ("replicas: {up: {stable: 100ms}}", "replicas.up.stable", "0.1 s is below the 1 s"),
         ("replicas: {down: {stable: 0}}", "replicas.down.stable", "one look decides"),
+        ("replicas: {forecast: trend, mode: off}", "replicas.forecast", "replicas.mode is off"),
+        ("replicas: {forecast: daily, mode: observe}", "replicas.forecast", "adds no replica"),
     ],
 )
 def test_what_has_no_effect_is_warned_of(text: str, path: str, words: str) -> None:

@@ -1,5 +1,6 @@
 """The replica count, look by look."""
 
+import re
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
@@ -8,14 +9,15 @@ import pytest
 from cluster.domain.ids import AdapterDigest
 from cluster.placement.cost.model import CostModel, StepCost
 from cluster.placement.demand.demand import Demand
+from cluster.placement.demand.forecast import Expected
 from cluster.placement.demand.work_model import operating_batch, work_model
 from cluster.placement.policy import ClusterPolicy, ReplicasPolicy, ScheduleEntry
 from cluster.placement.scaling.count import CountScaler
-from cluster.placement.scaling.inputs import ReplicaShape
+from cluster.placement.scaling.inputs import ReplicaShape, ScaleDecision
 from cluster.placement.scaling.schedule import bounds_at, holds
 from cluster.placement.scaling.wishes import needs_of
 from tests.support.scale_looks import COSTLY, demand, inputs, settle
-from tests.support.scale_loop import MONDAY, SHAPE, WIDE, ScaleLoop
+from tests.support.scale_loop import MONDAY, SHAPE, WIDE, ScaleLoop, key
 
 
 def test_load_adds_after_the_time_and_not_before() -> None:
@@ -25,6 +27,46 @@ def test_load_adds_after_the_time_and_not_before() -> None:
     assert first.reason == "1: work of 1.75 replicas at target 0.7 asks for 3, in 10 s"
     assert scaler.decide(given, 109.0).count == 1
     assert scaler.decide(given, 110.0).reason == "1 -> 3: work of 1.75 replicas at target 0.7"
+
+
+def ramp(forecast: str, seconds: int) -> list[ScaleDecision]:
+    """Return the decisions of a minute's looks after ten calm minutes."""
+    policy = ClusterPolicy(replicas=ReplicasPolicy(min=1, max=12, forecast=forecast))
+    loop, made = ScaleLoop(policy, COSTLY), []
+    for second in range(600 + seconds):
+        loop.flow(key("acme", "a"), 2.0 + max(0, second - 600) * 0.1)
+        loop.look()
+        made.append(loop.last)
+    return made
+
+
+def test_a_forecast_adds_replicas_before_the_load_does_and_says_so() -> None:
+    plain, foreseen = ramp("off", 120), ramp("trend", 120)
+    assert [one.count for one in plain[:600]] == [one.count for one in foreseen[:600]]
+    both = list(zip(plain, foreseen, strict=True))
+    assert all(theirs.count >= ours.count for ours, theirs in both)
+    earlier = [theirs for ours, theirs in both if theirs.count > ours.count]
+    assert len(earlier) > 10
+    assert any(
+        re.search(r"^\d -> \d: work of .* in 30 s by the trend forecast, .* now", one.reason)
+        for one in earlier
+    )
+    assert "forecast" not in plain[-1].wishes
+    assert foreseen[-1].wishes["forecast"] > 0
+
+
+def test_a_forecast_keeps_replicas_that_it_would_add_again() -> None:
+    given = inputs(demand(0.1, "a"), target=4)
+    needs = needs_of(given, SHAPE)
+    assert needs.enough(1, 4)
+    assert not replace(needs, expected=Expected("trend", 30.0, 0.61)).enough(1, 4)
+    assert replace(needs, expected=Expected("trend", 30.0, 0.59)).enough(1, 4)
+
+
+def test_guessed_costs_foresee_nothing() -> None:
+    given = replace(inputs(demand(4.0, "a")), model=replace(COSTLY, measured=False))
+    needs = replace(needs_of(given, SHAPE), expected=Expected("trend", 30.0, 9.0))
+    assert needs.forecast().count == 0
 
 
 def test_the_least_wish_of_that_time_is_granted() -> None:
