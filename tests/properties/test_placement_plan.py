@@ -158,7 +158,7 @@ def test_other_names_in_the_same_order_give_the_same_plan(problem: PlanInputs) -
         ),
         demand=Demand(
             tuple(
-                replace(rate, key=DemandKey(f"other-{rate.key.tenant}", rate.key.adapters))
+                rate._replace(key=DemandKey(f"other-{rate.key.tenant}", rate.key.adapters))
                 for rate in problem.demand.rates
             )
         ),
@@ -251,7 +251,7 @@ def test_more_demand_never_means_fewer_copies(problem, who: str, what: str, extr
 def test_a_tenant_keeps_what_it_is_owed_when_another_asks_for_more(problem, times: float) -> None:
     rules = replace(problem.rules, least=1, promised={})
     rooms_in_use = tuple(
-        replace(room, resident=tuple(replace(c, busy=False, ready=True) for c in room.resident))
+        replace(room, resident=tuple(c._replace(busy=False, ready=True) for c in room.resident))
         for room in problem.replicas
     )
     problem = settled(

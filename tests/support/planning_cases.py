@@ -105,7 +105,7 @@ def follow(inputs: PlanInputs, planned: Plan) -> PlanInputs:
     rooms = []
     for room in inputs.replicas:
         desired = planned.desired[room.replica_id]
-        there = {copy.digest: replace(copy, ready=True) for copy in room.resident}
+        there = {copy.digest: copy._replace(ready=True) for copy in room.resident}
         for digest in desired:
             there.setdefault(digest, ResidentCopy(digest, sizes[digest], True, False))
         idle = sorted(d for d, copy in there.items() if not copy.busy and d not in desired)

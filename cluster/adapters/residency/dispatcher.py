@@ -123,7 +123,7 @@ class ResidencyDispatcher:
 
     def _read_next(self) -> None:
         """Read into the host tier what the next requests will need, one version at a time."""
-        if self._closed or self._read_ahead is not None:
+        if self._closed or self._read_ahead is not None or self._queue.is_empty:
             return
         for waiter in self._queue.requests_in_turn():
             for version in waiter.wanted:

@@ -8,7 +8,7 @@ that room is promised once. A resident is evicted only while it is at rest, uncl
 
 import heapq
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from cluster.adapters.residency.residency_types import SizedVersion
@@ -66,6 +66,7 @@ class AdapterLedger:
         self.slots = slots
         self.at_rest = AdapterState.ON_HOST if slots is None else AdapterState.READY
         self.residents: dict[AdapterDigest, Resident] = {}
+        self._ordered: list[tuple[AdapterDigest, Resident]] | None = None  # None: to be sorted
         self.bytes_used = 0
         self.evictions = 0
         self.desired: frozenset[AdapterDigest] = frozenset()
@@ -100,6 +101,7 @@ class AdapterLedger:
             raise IntegrityError(f"{self.name}: {version.nbytes} bytes for {digest} do not fit")
         slot = NO_SLOT if self.slots is None else Slot(heapq.heappop(self._free))
         resident = self.residents[digest] = Resident(version, slot, version.nbytes)
+        self._ordered = None
         self.bytes_used += version.nbytes
         self._touch(resident)
         if tenant is not None:
@@ -150,6 +152,7 @@ class AdapterLedger:
                 f"{self.name}: {digest} leaves with {resident.claims} claims, expected 0"
             )
         del self.residents[digest]
+        self._ordered = None
         self.bytes_used -= resident.nbytes
         if self.slots is not None:
             heapq.heappush(self._free, resident.slot)
@@ -271,26 +274,43 @@ class AdapterLedger:
 
     # Reading
 
-    def resident_adapters(self) -> tuple[ResidentAdapter, ...]:
+    def resident_adapters(
+        self, before: Sequence[ResidentAdapter] = ()
+    ) -> tuple[ResidentAdapter, ...]:
         """Return every resident, by slot; by digest in a tier of bytes alone.
 
         In host memory, claims are of loads and of waiting requests, and not leases.
+
+        Args:
+            before: an earlier answer. Its members are used again where only ``idle_s`` differs.
         """
-        now = self.now
-        ordered = sorted(self.residents.items(), key=lambda item: (item[1].slot, item[0]))
-        return tuple(
-            ResidentAdapter(
-                digest=digest,
-                alias=r.version.alias,
-                state=r.state,
-                nbytes=r.nbytes,
-                rank=r.version.rank,
-                leases=0 if self.slots is None else r.claims,
-                pinned=digest in self.pinned,
-                idle_s=max(0.0, now - r.last_used),
-            )
-            for digest, r in ordered
-        )
+        now, pinned, counts_leases = self.now, self.pinned, self.slots is not None
+        earlier = {adapter.digest: adapter for adapter in before}
+        found = []
+        if self._ordered is None:
+            self._ordered = sorted(self.residents.items(), key=_place)
+        for digest, resident in self._ordered:
+            adapter = earlier.get(digest)
+            leases = resident.claims if counts_leases else 0
+            if (
+                adapter is None
+                or adapter.leases != leases
+                or adapter.state is not resident.state
+                or adapter.nbytes != resident.nbytes
+                or adapter.pinned is not (digest in pinned)
+            ):
+                adapter = ResidentAdapter(
+                    digest,
+                    resident.version.alias,
+                    resident.state,
+                    resident.nbytes,
+                    resident.version.rank,
+                    leases,
+                    digest in pinned,
+                    idle_s=max(0.0, now - resident.last_used),
+                )
+            found.append(adapter)
+        return tuple(found)
 
     def check_integrity(self) -> None:
         """Verify that slots, bytes and claims add up.
@@ -325,6 +345,10 @@ class AdapterLedger:
         resident.last_used = self.now
         cost = 1 if self.slots is None else min(resident.nbytes, self.memory_bytes // self.slots)
         resident.priority = self._inflation + weight_of(resident.uses) * cost
+
+
+def _place(item: tuple[AdapterDigest, Resident]) -> tuple[Slot, AdapterDigest]:
+    return item[1].slot, item[0]
 
 
 def weight_of(uses: int) -> int:

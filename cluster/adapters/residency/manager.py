@@ -30,6 +30,7 @@ from cluster.adapters.residency.residency_types import (
     AdapterBankProtocol,
     AdapterEvent,
     AdapterTier,
+    Admitted,
     HostAdapterProtocol,
     Lease,
     PlacementAck,
@@ -147,12 +148,11 @@ class AdapterManager:
             AdapterError: an adapter was refused; its message says why.
             ModelNotFound: the catalog has no such version.
         """
-        self._refuse_if_closed()
+        lease = self.acquire_at_once(digests, tenant, weight)
+        if lease is not None:
+            return lease
         waiter = self._waiter(digests, tenant)
-        self._count_hits(waiter)
-        if waiter.wanted:
-            self._pool.note_tenant(tenant)
-            self._note_weight(tenant, weight)
+        self._note_request(waiter.wanted, tenant, weight)
         self._queue.add_request(waiter)
         try:
             self._dispatcher.serve()
@@ -166,6 +166,28 @@ class AdapterManager:
         if lease is None:
             raise IntegrityError("an acquire was answered with 0 leases, expected 1")
         return lease
+
+    def acquire_at_once(
+        self,
+        digests: Sequence[AdapterDigest],
+        tenant: TenantId = ANY_TENANT,
+        weight: float = DEFAULT_WEIGHT,
+    ) -> Lease | None:
+        """Return what ``acquire`` would where it need not wait: all are READY, and nobody waits.
+
+        None, with nothing changed, where it would have to.
+
+        Raises:
+            AdapterCapacity, AdapterError, ModelNotFound: as ``acquire``.
+        """
+        self._refuse_if_closed()
+        wanted = tuple([self._version(digest) for digest in digests])
+        if not (self._queue.is_empty and self._pool.are_ready(wanted)):
+            return None
+        self._note_request(wanted, tenant, weight)
+        answer = self._pool.admit(wanted, tenant)
+        assert isinstance(answer, Admitted)  # none of them needs room
+        return answer.lease
 
     def release(self, lease: Lease) -> None:
         """End a lease; ending it again does nothing."""
@@ -290,9 +312,13 @@ class AdapterManager:
 
     # Reading
 
-    def resident(self) -> tuple[ResidentAdapter, ...]:
-        """Return every version that has a slot, by slot."""
-        return self._pool.residents()
+    def resident(self, before: Sequence[ResidentAdapter] = ()) -> tuple[ResidentAdapter, ...]:
+        """Return every version that has a slot, by slot.
+
+        Args:
+            before: an earlier answer. Its members are used again where only ``idle_s`` differs.
+        """
+        return self._pool.residents(before)
 
     def on_host(self) -> tuple[ResidentAdapter, ...]:
         """Return every version that takes host memory, by digest; most may be in slots as well."""
@@ -325,10 +351,13 @@ class AdapterManager:
     @property
     def loading_bytes(self) -> int:
         """Bytes of the versions on their way to the device, or waited for without room there."""
+        loading = self._pool.loading_bytes
+        if self._queue.is_empty:
+            return loading
         waiting = {
             v.digest: v.nbytes for v in self._queue.wanted() if self._pool.slot_of(v.digest) is None
         }
-        return self._pool.loading_bytes + sum(waiting.values())
+        return loading + sum(waiting.values())
 
     @property
     def eviction_age_s(self) -> float:
@@ -427,8 +456,14 @@ class AdapterManager:
             return AdapterLoadFailed(f"loading {aliases} took longer than {limit:g} s")
         return AdapterCapacity(f"no room for {aliases} within {limit:g} s: all slots are in use")
 
-    def _count_hits(self, waiter: Waiter) -> None:
-        for digest in {version.digest for version in waiter.wanted}:
+    def _note_request(
+        self, wanted: Sequence[SizedVersion], tenant: TenantId, weight: float
+    ) -> None:
+        """Count where a request finds its adapters, and who asks for them."""
+        if wanted:
+            self._pool.note_tenant(tenant)
+            self._note_weight(tenant, weight)
+        for digest in {version.digest for version in wanted}:
             if self._pool.slot_of(digest) is not None:
                 self._counters.adapter_hits_device += 1
             elif digest in self._host:

@@ -259,6 +259,15 @@ class AdapterPool:
             for v in wanted
         )
 
+    def are_ready(self, wanted: Sequence[SizedVersion]) -> bool:
+        """Return whether all of ``wanted`` can be used now."""
+        residents, ready = self._residents, AdapterState.READY
+        for version in wanted:
+            resident = residents.get(version.digest)
+            if resident is None or resident.state is not ready:
+                return False
+        return True
+
     def slot_of(self, digest: AdapterDigest) -> Slot | None:
         """Return a version's slot, or None if it has none; from FETCHING to EVICTING it has one."""
         resident = self._residents.get(digest)
@@ -268,15 +277,15 @@ class AdapterPool:
         """Return a version that has a slot, as it was admitted."""
         return self._residents[digest].version
 
-    def residents(self) -> tuple[ResidentAdapter, ...]:
-        """Return every version that has a slot, by slot."""
-        return self._ledger.resident_adapters()
+    def residents(self, before: Sequence[ResidentAdapter] = ()) -> tuple[ResidentAdapter, ...]:
+        """Return every version that has a slot, by slot; see ``AdapterLedger`` for ``before``."""
+        return self._ledger.resident_adapters(before)
 
     @property
     def loading_bytes(self) -> int:
         """Bytes of the versions on their way to a slot."""
         settled = (AdapterState.READY, AdapterState.EVICTING)
-        return sum(r.nbytes for r in self._residents.values() if r.state not in settled)
+        return sum([r.nbytes for r in self._residents.values() if r.state not in settled])
 
     def failures(self) -> Mapping[AdapterDigest, LoadFailure]:
         """Return the failures that are still remembered."""
@@ -330,18 +339,19 @@ class AdapterPool:
 
     def _refuse_impossible(self, wanted: Sequence[SizedVersion]) -> None:
         pinned = {d: self._residents[d] for d in self._ledger.pinned if d in self._residents}
-        sizes = {v.digest: v.nbytes for v in wanted} | {d: r.nbytes for d, r in pinned.items()}
+        sizes = {v.digest: v.nbytes for v in wanted}
+        sizes.update((d, r.nbytes) for d, r in pinned.items())
+        if len(sizes) <= self.slots and sum(sizes.values()) <= self.memory_bytes:
+            return
         aliases = ", ".join(sorted(resident.version.alias for resident in pinned.values()))
         including = f", pinned {aliases} included," if pinned else ""
         if len(sizes) > self.slots:
             raise AdapterCapacity(
                 f"{len(sizes)} adapters{including} do not fit in {self.slots} slots"
             )
-        if sum(sizes.values()) > self.memory_bytes:
-            raise AdapterCapacity(
-                f"adapters of {sum(sizes.values())} bytes{including} do not fit in "
-                f"{self.memory_bytes}"
-            )
+        raise AdapterCapacity(
+            f"adapters of {sum(sizes.values())} bytes{including} do not fit in {self.memory_bytes}"
+        )
 
     def _reserve(self, version: SizedVersion) -> None:
         slot = self._ledger.reserve(version).slot

@@ -107,6 +107,11 @@ class WaitQueue:
         """Requests that wait for room or for a load."""
         return len(self._requests) + sum(waiter.lease is not None for waiter in self._admitted)
 
+    @property
+    def is_empty(self) -> bool:
+        """Report whether nobody waits for room."""
+        return not (self._requests or self._prefetches)
+
     def tenants(self) -> set[TenantId]:
         """Return the tenants whose requests wait for room."""
         return {waiter.tenant for waiter in self._requests}
@@ -131,7 +136,7 @@ class WaitQueue:
     def serve_waiters(self) -> list[QueueEvent]:
         """Grant whatever can be granted now; call it after every change."""
         events: list[QueueEvent] = []
-        self._head = self._grant_leases(events)
+        self._head = self._grant_leases(events) if self._requests else None
         if self._head is None:
             self._closed_to_new = frozenset()
             self._start_prefetches(events)

@@ -134,9 +134,16 @@ class AdmissionOrder:
         """
         new = []
         for sequence, start, end in computed:
-            new.append((sequence.request.tenant, max(0, end - max(start, sequence.num_counted))))
-            sequence.num_counted = max(end, sequence.num_counted)
+            counted = sequence.num_counted
+            if end > counted:
+                new.append((sequence.request.tenant, end - max(start, counted)))
+                sequence.num_counted = end
         self._shares.count_step(new)
+
+    def begin_step(self) -> bool:
+        """Forget who claimed rows in the last step; report whether someone may claim some now."""
+        self._claimant = None
+        return self._shares.is_contended and len(self) > 0
 
     def rows_to_yield(
         self, running: Sequence[EngineSequence], room: KvRoom
@@ -145,10 +152,10 @@ class AdmissionOrder:
 
         Call it before a step, and ``yield_row`` for each of them. The claimant comes first then.
         """
-        self._claimant = None
-        if not (self._shares.is_contended and len(self)):
+        if not self.begin_step():
             return []
-        room = replace(room, held=cache(room.held))
+        if self._running >= self._config.max_batch_size:  # each row may be looked at many times
+            room = replace(room, held=cache(room.held))
         for tenant, offers in self._claims(running):
             for offered in offers:
                 rows = self._rows_for(tenant, offered, running, room)
@@ -219,8 +226,10 @@ class AdmissionOrder:
         claimant = self._next_of(tenant)
         if claimant is None:
             return None
-        room = replace(room, free=room.free + sum(map(room.held, offered)))
-        stay = [row for row in running if row not in offered]
+        stay = running
+        if offered:
+            room = replace(room, free=room.free + sum(map(room.held, offered)))
+            stay = [row for row in running if row not in offered]
         more = rows_for_blocks(claimant, stay, room, self._shares.parts())
         if more is None or (more and not self._shares.may_recompute):
             return None

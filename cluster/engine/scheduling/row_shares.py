@@ -199,19 +199,22 @@ class RowShares:
 
     def _raise_floor(self) -> None:
         """Raise the floor to what those that ask for more were served, and the others to it."""
-        satisfied, asking = list[TenantRows](), list[TenantRows]()
+        satisfied: list[TenantRows] = []
+        asking: list[TenantRows] = []
+        rows, parts = self._rows, self.parts()
         for name, tenant in self._tenants.items():
-            is_satisfied = tenant.live == tenant.rows <= self._share(name)
+            is_satisfied = tenant.live == tenant.rows <= rows * parts[name]
             (satisfied if is_satisfied else asking).append(tenant)
         if asking:
-            served = sum(tenant.weight * tenant.served for tenant in asking)
-            level = served / sum(tenant.weight for tenant in asking)
+            served = sum([tenant.weight * tenant.served for tenant in asking])
+            level = served / sum([tenant.weight for tenant in asking])
         else:
             ends = [tenant.served for tenant in satisfied] or self._ahead.values()
             level = max(ends, default=self._floor)
-        self._floor = max(self._floor, level)
+        floor = self._floor = max(self._floor, level)
         for tenant in satisfied:
-            tenant.served = max(tenant.served, self._floor)
+            if tenant.served < floor:
+                tenant.served = floor
 
     def _halve(self) -> None:
         """Count half of what tenants were served more or less than the floor, which becomes 0."""

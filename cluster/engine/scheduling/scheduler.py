@@ -1,25 +1,4 @@
-"""Plans the next step: continuous batching on integers alone.
-
-Each step has room for ``max_batch_tokens`` tokens of at most ``max_batch_size`` sequences, given
-out in this order:
-
-1. decodes: every running sequence that lacks only its newest token; prefill never makes one wait;
-2. prefills under way, oldest admission first, in chunks of what room is left;
-3. admission, while batch places and blocks last, in the order of ``scheduling.admission_order``:
-   tenants that are owed rows, preempted sequences, those that were never admitted. Whose turn it
-   is waits for its blocks, and only tenants that are owed rows pass it.
-
-Admission takes the blocks of all tokens known so far, so only decodes need blocks later. When there
-are none, a sequence admitted after the one that decodes gives up its blocks and waits before all
-that were never admitted: the last of a tenant above its share of them, else the last. Its tokens
-are kept and computed again. The same happens to rows before a step if a tenant claims them. Who was
-preempted comes back to its place in the order of admission: the oldest
-that runs always advances, and each becomes the oldest. So each ends, so its place and blocks come
-free, and who waits to be admitted waits no longer than the queue's bounds say.
-
-A sequence whose next block is just being computed for a running one is deferred until that block
-is in the prefix cache, while others may pass, at most ``MAX_PASSES`` of them. Who computes it is
-in the batch and advances; when it leaves the batch instead, nothing waits for it any longer.
+"""Plans the next step and keeps account of every sequence until it ends.
 
 A sequence that was re-routed, or whose prompt invokes an adapter, has spans, each with its own
 adapters. When it is preempted it needs the adapters of all its spans again. Where those of
@@ -32,7 +11,6 @@ Ownership: from ``add_sequence`` on, a sequence is the scheduler's until ``commi
 exactly once.
 """
 
-import bisect
 import math
 from collections import Counter
 from collections.abc import Mapping
@@ -42,14 +20,13 @@ from cluster.config import EngineConfig
 from cluster.domain.decision import SiteWeights
 from cluster.domain.ids import AdapterDigest, RequestId, Slot, TenantId
 from cluster.domain.request import FinishReason
-from cluster.engine.scheduling.admission_order import AdmissionOrder, admission_of
-from cluster.engine.scheduling.batch_integrity import check_batch, check_order
+from cluster.engine.scheduling.admission_order import AdmissionOrder
 from cluster.engine.scheduling.block_pool import BlockPool
 from cluster.engine.scheduling.prefixes import SharedPrefixes
-from cluster.engine.scheduling.row_blocks import RowBlocks
+from cluster.engine.scheduling.running_batch import RunningBatch
 from cluster.engine.sequence import EngineSequence, SequenceStatus
 from cluster.engine.spans import Span
-from cluster.engine.steps import ScheduledSequence, StepPlan
+from cluster.engine.steps import StepPlan
 from cluster.errors import (
     ConfigError,
     EngineError,
@@ -85,18 +62,16 @@ class Scheduler:
         self._config = config
         self._pool = pool
         self._clock = clock
-        self._blocks = RowBlocks(pool)
         self._prefixes = SharedPrefixes(pool, enabled=config.prefix_cache)
         self._order = AdmissionOrder(config)
         self._expected = ExpectedLength()
+        self._batch = RunningBatch(config, pool, self._order, self._prefixes, self._expected_decode)
         self._returned: list[EngineSequence] = []  # without a row, and not to be kept here
-        self._running: list[EngineSequence] = []  # in order of admission
         self._by_id: dict[RequestId, EngineSequence] = {}
         self._next_deadline = math.inf  # no live sequence has an earlier one
         self._plans = 0
         self._open_plan: StepPlan | None = None  # the one that commit takes
         self._preemptions = 0
-        self._newly_preempted: list[EngineSequence] = []  # by the newest plan
 
     @property
     def max_model_len(self) -> int:
@@ -111,7 +86,7 @@ class Scheduler:
     @property
     def running(self) -> int:
         """Sequences in the batch."""
-        return len(self._running)
+        return len(self._batch)
 
     @property
     def preemptions(self) -> int:
@@ -121,7 +96,7 @@ class Scheduler:
     @property
     def sequences(self) -> tuple[EngineSequence, ...]:
         """All sequences not yet ended: those admitted before in that order, then the others."""
-        return (*self._running, *self._order)
+        return (*self._batch.sequences, *self._order)
 
     def backlog(self) -> dict[TenantId, int]:
         """Return the tokens of prompts that are still to be computed, by tenant; none has 0.
@@ -227,7 +202,7 @@ class Scheduler:
     @property
     def newly_preempted(self) -> tuple[EngineSequence, ...]:
         """Sequences that the newest plan took out of the batch."""
-        return tuple(self._newly_preempted)
+        return tuple(self._batch.preempted)
 
     def take_returned(self) -> list[EngineSequence]:
         """Take the sequences without a row that are not kept: they cannot be computed again as they
@@ -263,14 +238,12 @@ class Scheduler:
         Depends on the order of arrival, on sizes, and on who shares a queue or a prefix with whom;
         not on time or ids.
         """
-        self._newly_preempted.clear()
-        self._yield_rows()
-        scheduled = self._schedule_decodes()
-        budget = self._config.max_batch_tokens - len(scheduled)
-        prefills = self._schedule_prefills(budget)
-        budget -= sum(item.count for item in prefills)
-        self._admit(prefills, budget)
-        scheduled += prefills
+        scheduled = self._batch.fill_step()
+        for sequence in self._batch.preempted:
+            self._preemptions += 1
+            if sequence.is_to_return:
+                del self._by_id[sequence.request_id]
+                self._returned.append(sequence)
         if not scheduled:
             return None
         self._plans += 1
@@ -350,131 +323,28 @@ class Scheduler:
         """
         live = self.sequences
         self._pool.check_integrity(sequence.block_table for sequence in live)
-        self._order.check_integrity(self._running)
-        self._prefixes.check_integrity(self._running)
+        self._order.check_integrity(self._batch.sequences)
+        self._prefixes.check_integrity(self._batch.sequences)
         if {sequence.request_id: sequence for sequence in live} != self._by_id:
             raise IntegrityError(f"{len(live)} sequences in queues, {len(self._by_id)} known by id")
-        check_batch(self._running, self._config.max_batch_size, self._pool)
-        check_order(self._running)
-
-    def _schedule_decodes(self) -> list[ScheduledSequence]:
-        """Schedule one token for each running sequence that lacks only its newest one."""
-        scheduled = []
-        for sequence in tuple(self._running):
-            if sequence.status is not SequenceStatus.RUNNING or sequence.is_prefilling:
-                continue
-            if self._make_room(sequence):
-                scheduled.append(self._part_of(sequence, 1))
-        return scheduled
-
-    def _make_room(self, sequence: EngineSequence) -> bool:
-        """Give a decode the block of its newest token; False if it was itself preempted.
-
-        Those preempted were admitted after ``sequence``, so none is in the step yet.
-        """
-        while not self._blocks.grow(sequence):
-            room = self._blocks.room(self._running)
-            victim = self._order.row_to_preempt(sequence, self._running, room)
-            self._preempt(victim)
-            if victim is sequence:
-                return False
-        return True
-
-    def _schedule_prefills(self, budget: int) -> list[ScheduledSequence]:
-        """Schedule chunks of the prefills under way; they have their blocks already."""
-        scheduled: list[ScheduledSequence] = []
-        for sequence in self._running:
-            if sequence.is_prefilling:
-                count = self._chunk(sequence, budget, alone=not scheduled)
-                if count == 0:
-                    break
-                scheduled.append(self._part_of(sequence, count))
-                budget -= count
-        return scheduled
-
-    def _admit(self, prefills: list[ScheduledSequence], budget: int) -> None:
-        """Move sequences into the batch, and append their parts of the step."""
-        while len(self._running) < self._config.max_batch_size:
-            sequence = self._order.next()
-            if sequence is None or self._chunk(sequence, budget, alone=not prefills) == 0:
-                return
-            hits = self._prefixes.find_cached(sequence)
-            if sequence.admission < 0:
-                awaited = self._prefixes.find_awaited(sequence, len(hits))
-                if awaited is not None and self._order.defer(sequence, awaited):
-                    continue
-            if not self._blocks.take(sequence, hits, self._running):
-                return
-            self._order.admit(sequence, self._cost(sequence), sequence.num_computed)
-            bisect.insort(self._running, sequence, key=admission_of)
-            sequence.status = SequenceStatus.RUNNING
-            self._prefixes.announce_blocks(sequence)
-            count = self._chunk(sequence, budget, alone=not prefills)
-            prefills.append(self._part_of(sequence, count))
-            budget -= count
-
-    def _yield_rows(self) -> None:
-        """Take rows out of the batch for a tenant that claims some."""
-        room = self._blocks.room(self._running)
-        for row in self._order.rows_to_yield(self._running, room):
-            self._order.yield_row(row, row.num_computed, row.num_published)
-            self._preempt(row)
-
-    def _cost(self, sequence: EngineSequence) -> int:
-        """Return the tokens to compute for a sequence that has its blocks: prefill and expected
-        decode."""
-        room = sequence.max_len - sequence.num_tokens
-        return sequence.num_uncomputed + self._expected.expect(_kind(sequence), room)
-
-    @staticmethod
-    def _chunk(sequence: EngineSequence, budget: int, *, alone: bool) -> int:
-        """Return the tokens of a prefill to compute now, given room for ``budget``; 0 when it must
-        wait.
-
-        ``alone`` tells that no other prefill is in the step.
-        """
-        prompt_left = sequence.prompt_len - sequence.num_computed
-        if sequence.whole_prefill and prompt_left > budget:
-            return prompt_left if alone else 0
-        return max(0, min(sequence.num_uncomputed, budget))
-
-    def _part_of(self, sequence: EngineSequence, count: int) -> ScheduledSequence:
-        start = sequence.num_computed
-        return ScheduledSequence(sequence, start, count, start + count == sequence.num_tokens)
-
-    def _preempt(self, sequence: EngineSequence) -> None:
-        self._running.remove(sequence)
-        self._release(sequence)
-        sequence.status = SequenceStatus.WAITING
-        sequence.num_preemptions += 1
-        self._preemptions += 1
-        self._newly_preempted.append(sequence)
-        if not sequence.is_to_return:
-            self._order.put_back(sequence)
-        else:
-            del self._by_id[sequence.request_id]
-            self._order.leave_batch(sequence)
-            self._returned.append(sequence)
+        self._batch.check_integrity()
 
     def _end(self, sequence: EngineSequence, reason: FinishReason) -> None:
         if sequence.status is SequenceStatus.RUNNING:
-            self._running.remove(sequence)
-            self._order.leave_batch(sequence)
+            self._batch.remove(sequence)
         else:
             self._order.remove(sequence)
         if reason in (FinishReason.STOP, FinishReason.LENGTH):
             room = sequence.max_len - sequence.prompt_len
             self._expected.observe(_kind(sequence), sequence.num_generated, room)
         del self._by_id[sequence.request_id]
-        self._release(sequence)
+        self._batch.release_blocks(sequence)
         sequence.status = SequenceStatus.FINISHED
         sequence.finish_reason = reason
 
-    def _release(self, sequence: EngineSequence) -> None:
-        """Take a sequence's blocks back; nothing waits any longer for those it has not computed."""
-        for key in self._prefixes.withdraw_blocks(sequence):
-            self._order.resume_deferred(key)
-        self._blocks.release(sequence)
+    def _expected_decode(self, sequence: EngineSequence) -> int:
+        room = sequence.max_len - sequence.num_tokens
+        return self._expected.expect(_kind(sequence), room)
 
 
 def _kind(sequence: EngineSequence) -> tuple[TenantId, tuple[AdapterDigest, ...]]:

@@ -47,15 +47,16 @@ class Member:
     arrived: set[AdapterDigest] = field(default_factory=set)  # of ``desired``, seen there since
     pinned: frozenset[AdapterDigest] = frozenset()  # of ``desired``
     kept: frozenset[AdapterDigest] = frozenset()  # of ``desired``: not fetched should it have gone
+    ready: frozenset[AdapterDigest] = frozenset()  # what it can serve, by its snapshot
 
-    @property
-    def ready(self) -> frozenset[AdapterDigest]:
-        """Return the adapters that it can serve now."""
-        return frozenset(
-            adapter.digest
-            for adapter in self.snapshot.resident
-            if adapter.state is AdapterState.READY
-        )
+    def __post_init__(self) -> None:
+        self.hear(self.snapshot, self.heard_at)
+
+    def hear(self, snapshot: ReplicaSnapshot, now: float) -> None:
+        """Take in a snapshot."""
+        ready = AdapterState.READY
+        self.snapshot, self.heard_at = snapshot, now
+        self.ready = frozenset([a.digest for a in snapshot.resident if a.state is ready])
 
 
 class Fleet:
@@ -87,7 +88,7 @@ class Fleet:
             return True
         if snapshot.sequence <= member.snapshot.sequence:
             return False
-        member.snapshot, member.heard_at = snapshot, now
+        member.hear(snapshot, now)
         member.acknowledged = max(member.acknowledged, snapshot.desired_version)
         member.arrived.update(_there(member.desired, snapshot))
         if member.doubted_at is not None and asked_at >= member.doubted_at:
@@ -292,7 +293,7 @@ def _there(
 ) -> tuple[AdapterDigest, ...]:
     """Return those of ``digests`` that a replica has: to tell it so once more moves nothing."""
     there = {a.digest for a in snapshot.resident if a.state in _ON_ITS_WAY}
-    return tuple(digest for digest in digests if digest in there)
+    return tuple([digest for digest in digests if digest in there])
 
 
 def _pinned(snapshot: ReplicaSnapshot) -> frozenset[AdapterDigest]:
@@ -308,13 +309,10 @@ def _follows(
 
 
 def _resident_copies(snapshot: ReplicaSnapshot) -> tuple[ResidentCopy, ...]:
-    return tuple(
-        ResidentCopy(
-            digest=adapter.digest,
-            nbytes=adapter.nbytes,
-            ready=adapter.state is AdapterState.READY,
-            busy=adapter.leases > 0 or adapter.pinned or adapter.state is not AdapterState.READY,
-        )
-        for adapter in snapshot.resident
-        if adapter.state in _TAKES_ROOM
-    )
+    copies = []
+    for adapter in snapshot.resident:
+        if adapter.state in _TAKES_ROOM:
+            ready = adapter.state is AdapterState.READY
+            busy = adapter.leases > 0 or adapter.pinned or not ready
+            copies.append(ResidentCopy(adapter.digest, adapter.nbytes, ready, busy))
+    return tuple(copies)

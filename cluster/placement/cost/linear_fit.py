@@ -56,6 +56,7 @@ class LinearFit:
         self.mass = 0.0
         """Of observations not forgotten: seconds, or whatever the owner counts."""
         self._solved: list[float] | None = None
+        self._near: list[float] = []  # what was solved last
 
     @property
     def prior(self) -> tuple[float, ...]:
@@ -71,11 +72,8 @@ class LinearFit:
         """Let everything known count ``factor`` (0 to 1) of what it did, ``LEAST_MASS`` apart."""
         if 0.0 < self.mass * factor < LEAST_MASS:
             return
-        size = len(self._prior)
-        for i in range(size):
-            self._moments[i] *= factor
-            for j in range(size):
-                self._gram[i][j] *= factor
+        self._moments = [value * factor for value in self._moments]
+        self._gram = [[value * factor for value in row] for row in self._gram]
         self._squares *= factor
         self._count *= factor
         self.mass *= factor
@@ -113,7 +111,9 @@ class LinearFit:
         """Return whether enough was observed, and the fit explains it."""
         if self._guess:
             return self._seen >= self._least_mass
-        return self.mass >= self._least_mass and self.r2 >= self._least_r2
+        if self.mass < self._least_mass:
+            return False
+        return self._least_r2 <= 0.0 or self.r2 >= self._least_r2
 
     @property
     def coefficients(self) -> list[float]:
@@ -131,7 +131,7 @@ class LinearFit:
     def standard_errors(self) -> list[float]:
         """Return the standard error of each fitted coefficient; 0 for one that was never seen."""
         variance = self._variance(self.fitted)
-        gram, _ = self._sums_with_prior(variance)
+        gram, _ = self._sums_with_prior(variance, self._level())
         return [(variance * value) ** 0.5 for value in inverse_diagonal(gram)]
 
     def to_state(self) -> dict[str, Any]:
@@ -191,15 +191,25 @@ class LinearFit:
 
     def _level(self) -> float:
         """Return what the prior must be multiplied by to fit best."""
-        size, prior = len(self._prior), self._prior
-        both = sum(prior[i] * self._moments[i] for i in range(size))
-        own = sum(prior[i] * self._gram[i][j] * prior[j] for i in range(size) for j in range(size))
+        both = sum([p * moment for p, moment in zip(self._prior, self._moments, strict=True)])
+        own = self._squares_of(self._prior)
         return both / own if own > 0 and both > 0 else 1.0
 
+    def _squares_of(self, found: Sequence[float]) -> float:
+        """Return the weighted squares of what coefficients predict."""
+        total = 0.0
+        for one, row in zip(found, self._gram, strict=True):
+            if one:  # else it adds nothing
+                for value, other in zip(row, found, strict=True):
+                    total += one * value * other
+        return total
+
     def _solve(self) -> list[float]:
-        found = solve_nonnegative(*self._sums_with_prior(self._variance(None)))
-        found = solve_nonnegative(*self._sums_with_prior(self._variance(found)))
         level = self._level()
+        sums = self._sums_with_prior(self._variance(None), level)
+        found = solve_nonnegative(*sums, self._near)
+        sums = self._sums_with_prior(self._variance(found), level)
+        found = self._near = solve_nonnegative(*sums, found)
         return [
             value if self._gram[i][i] > 0 else self._prior[i] * level  # never seen
             for i, value in enumerate(found)
@@ -214,31 +224,28 @@ class LinearFit:
             return least
         return max(least, self._error_squares(found) / max(self._count - len(found), 1.0))
 
-    def _sums_with_prior(self, variance: float) -> tuple[list[list[float]], list[float]]:
+    def _sums_with_prior(
+        self, variance: float, level: float
+    ) -> tuple[list[list[float]], list[float]]:
         """Return the sums with the prior in them, twice.
 
         Once as if it had been observed, with the same features, for ``prior_mass``. And once as a
         belief of each coefficient, uncertain by itself and by ``UNCERTAIN`` of all seconds, which
         decides where the observed features leave several answers.
         """
-        size, level = len(self._prior), self._level()
         prior = [p * level for p in self._prior]
         seen = self._prior_mass * self._left / self.mass if self.mass > 0 else 0.0
         gram = [[(1.0 + seen) * value for value in row] for row in self._gram]
         moments = list(self._moments)
-        for i in range(size):
-            moments[i] += seen * sum(self._gram[i][j] * prior[j] for j in range(size))
-            if self._gram[i][i] > 0:
-                usual = UNCERTAIN * (self._squares / self._gram[i][i]) ** 0.5
+        for i, row in enumerate(self._gram):
+            moments[i] += seen * sum([value * p for value, p in zip(row, prior, strict=True)])
+            if row[i] > 0:
+                usual = UNCERTAIN * (self._squares / row[i]) ** 0.5
                 belief = variance / max(prior[i], usual) ** 2
                 gram[i][i] += belief
                 moments[i] += belief * prior[i]
         return gram, moments
 
     def _error_squares(self, found: Sequence[float]) -> float:
-        size = len(found)
-        cross = sum(found[i] * self._moments[i] for i in range(size))
-        fitted = sum(
-            found[i] * self._gram[i][j] * found[j] for i in range(size) for j in range(size)
-        )
-        return max(self._squares - 2 * cross + fitted, 0.0)
+        cross = sum([one * moment for one, moment in zip(found, self._moments, strict=True)])
+        return max(self._squares - 2 * cross + self._squares_of(found), 0.0)

@@ -1,7 +1,7 @@
 """Keeps how far each front's totals have been counted."""
 
 from collections import OrderedDict
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from cluster.placement.demand.demand import DemandKey, DemandTotals
 
@@ -11,8 +11,7 @@ KEYS_OF_ALL = 20 * KEYS_OF_A_FRONT
 FORGET_S = 1200.0  # five half-lives of the slow clock: what it counted hardly matters then
 
 
-@dataclass(frozen=True, slots=True)
-class Increase:
+class Increase(NamedTuple):
     """The part of a report that is new."""
 
     arrived: int
@@ -54,15 +53,7 @@ class FrontBaseline:
             known = DemandTotals(total.key, life=total.life)
         else:
             spread = 0.0 if self._heard_at is None else max(0.0, now - self._heard_at)
-        highest = DemandTotals(
-            total.key,
-            max(known.arrived, total.arrived),
-            max(known.prompt_tokens, total.prompt_tokens),
-            max(known.generated_tokens, total.generated_tokens),
-            max(known.finished, total.finished),
-            life=total.life,
-            cached_tokens=max(known.cached_tokens, total.cached_tokens),
-        )
+        highest = total if _exceeds(total, known) else _highest(total, known)
         self._totals[total.key] = highest
         self._totals.move_to_end(total.key)
         if len(self._totals) > KEYS_OF_A_FRONT:
@@ -76,6 +67,29 @@ class FrontBaseline:
             spread,
         )
         return more if more.arrived or more.finished or more.generated_tokens else None
+
+
+def _exceeds(total: DemandTotals, known: DemandTotals) -> bool:
+    """Report whether a total of the same life is nowhere lower."""
+    return (
+        total.arrived >= known.arrived
+        and total.prompt_tokens >= known.prompt_tokens
+        and total.generated_tokens >= known.generated_tokens
+        and total.finished >= known.finished
+        and total.cached_tokens >= known.cached_tokens
+    )
+
+
+def _highest(total: DemandTotals, known: DemandTotals) -> DemandTotals:
+    return DemandTotals(
+        total.key,
+        max(known.arrived, total.arrived),
+        max(known.prompt_tokens, total.prompt_tokens),
+        max(known.generated_tokens, total.generated_tokens),
+        max(known.finished, total.finished),
+        life=total.life,
+        cached_tokens=max(known.cached_tokens, total.cached_tokens),
+    )
 
 
 class FrontBaselines:

@@ -80,11 +80,12 @@ class DemandCounters:
         The controller has that report.
         """
         self._acknowledged = max(self._acknowledged, sequence)
-        changed = [
-            _totals(key, entry, now)
-            for key, entry in self._entries.items()
-            if entry.changed > sequence
-        ]
+        changed = []
+        for key, entry in reversed(self._entries.items()):
+            if entry.changed <= sequence:
+                break  # so did those before it
+            changed.append(_totals(key, entry, now))
+        changed.reverse()
         if self._everybody.changed > sequence:
             changed.append(_totals(EVERYBODY, self._everybody, now))
         return tuple(changed)

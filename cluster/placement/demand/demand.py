@@ -36,8 +36,7 @@ class DemandTotals:
     age_s: float = 0.0  # since that life began, at most a report's interval too long
 
 
-@dataclass(frozen=True, slots=True)
-class DemandRate:
+class DemandRate(NamedTuple):
     """One key's smoothed demand, in requests per second on two clocks (15 s and 240 s)."""
 
     key: DemandKey

@@ -172,11 +172,11 @@ def _described(key: DemandKey, rate: KeyRate, typical: float) -> DemandRate:
     cached = rate.cached / rate.finished if ended else 0.0
     return DemandRate(
         key,
-        up=up_rate(fast, slow),
-        down=down_rate(fast, slow),
-        hold=hold_rate(fast, slow),
-        prompt_tokens=max(0.0, rate.prompt / slow - cached),
-        generated_tokens=rate.generated / rate.finished if ended else typical,
-        fast=fast,
-        slow=slow,
+        up_rate(fast, slow),
+        down_rate(fast, slow),
+        hold_rate(fast, slow),
+        max(0.0, rate.prompt / slow - cached),
+        rate.generated / rate.finished if ended else typical,
+        fast,
+        slow,
     )

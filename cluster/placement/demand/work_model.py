@@ -42,7 +42,7 @@ class WorkModel:
     def answer_seconds(self, rate: DemandRate) -> float:
         """Return the seconds of it that the answer takes, once the prompt is computed."""
         step, shared = self.step, 1.0 / self.batch
-        nbytes = sum(self.adapter_bytes.get(digest, 0) for digest in rate.key.adapters)
+        nbytes = sum([self.adapter_bytes.get(digest, 0) for digest in rate.key.adapters])
         token = (
             step.per_step * shared
             + step.per_decode_row

@@ -69,8 +69,9 @@ class ClusterView:
             self.order.remove(replica)
         before = replica.held.keys()
         replica.take_snapshot(snapshot, now)
-        for digest in self.holders.change(replica, before, replica.held.keys()):
-            self._nbytes[digest] = replica.held[digest].nbytes
+        if replica.held.keys() != before:
+            for digest in self.holders.change(replica, before, replica.held.keys()):
+                self._nbytes[digest] = replica.held[digest].nbytes
         if len(self._nbytes) > max(_SIZES_KEPT, 2 * len(self.holders)):
             self._nbytes = {d: n for d, n in self._nbytes.items() if self.holders.of(d)}
         self._place(replica)
@@ -177,6 +178,11 @@ class ClusterView:
         """Return all known replicas, by id."""
         return tuple(self._known[replica_id] for replica_id in sorted(self._known))
 
+    @property
+    def has_staying(self) -> bool:
+        """Report whether a replica is known that does not say that it is about to end."""
+        return not all(replica.snapshot.draining for replica in self._known.values())
+
     def homes_of(self, digests: Iterable[AdapterDigest], key: str) -> tuple[ReplicaId, ...]:
         """Return the homes of a set, none while devices have every member.
 
@@ -204,7 +210,7 @@ class ClusterView:
             tenant=request.tenant,
             prompt=max(0, request.prompt_tokens),
             expected=max(0, request.expected_tokens),
-            members=tuple((d, nbytes.get(d, 0)) for d in dict.fromkeys(request.digests)),
+            members=tuple([(d, nbytes.get(d, 0)) for d in dict.fromkeys(request.digests)]),
             cached=self.prefixes.cached(request.prefix) if prefix and request.prefix else {},
             mean_tokens=self.mean_tokens.of(request.tenant),
             fronts=self.fronts,

@@ -6,7 +6,6 @@ its first token after that; ``harm`` is what it costs others.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from cluster.domain.adapter import AdapterState
@@ -47,8 +46,7 @@ class Terms(NamedTuple):
         )
 
 
-@dataclass(frozen=True, slots=True)
-class PickNeeds:
+class PickNeeds(NamedTuple):
     """A request as its cost depends on it; the same for all candidates."""
 
     tenant: TenantId | None

@@ -6,7 +6,7 @@ among those that the hard ones let pass.
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import ClassVar, NamedTuple, Protocol
 
 from cluster.domain.ids import AdapterDigest, ReplicaId, TenantId
 from cluster.domain.replica import HEARTBEAT_S
@@ -30,8 +30,7 @@ class PickRequest:
     explain: bool = False  # keep how the replica was picked
 
 
-@dataclass(frozen=True, slots=True)
-class Moment:
+class Moment(NamedTuple):
     """Facts about the whole cluster that filters compare a replica with."""
 
     now: float  # monotonic seconds of this process

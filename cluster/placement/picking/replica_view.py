@@ -84,7 +84,7 @@ class ReplicaView:
 
     def take_snapshot(self, snapshot: ReplicaSnapshot, now: float) -> None:
         """Take in all that a newer snapshot says."""
-        self.snapshot = snapshot
+        before, self.snapshot = self.snapshot, snapshot
         self.heard_at = self.reported_at = now
         self.queued, self.running = snapshot.queued, snapshot.running
         self.uncounted.clear()
@@ -95,8 +95,10 @@ class ReplicaView:
         self.asking.clear()
         self.backlog_total = sum(tokens for _, tokens in snapshot.backlog)
         self.left = 1.0
-        self.desired = frozenset(snapshot.desired)
-        self._take_residents(snapshot, now)
+        self.free_bytes = snapshot.adapter_bytes_limit - snapshot.adapter_bytes_used
+        if snapshot is before or not _has_same_adapters(snapshot, before):
+            self.desired = frozenset(snapshot.desired)
+            self._take_residents(snapshot, now)
 
     def _take_residents(self, snapshot: ReplicaSnapshot, now: float) -> None:
         held = {adapter.digest: adapter for adapter in snapshot.resident}
@@ -124,7 +126,6 @@ class ReplicaView:
         self.idle, self.leased_bytes = idle, leased
         self.pinned = frozenset([d for d, adapter in held.items() if adapter.pinned])
         self.free_slots = snapshot.slots_total - slots
-        self.free_bytes = snapshot.adapter_bytes_limit - snapshot.adapter_bytes_used
 
     def _in_line(
         self, coming: dict[AdapterDigest, float], now: float
@@ -192,3 +193,11 @@ class ReplicaView:
         own = waiting.pop(tenant, 0.0)
         turn = own + prompt
         return own + sum(min(tokens, turn) for tokens in waiting.values())
+
+
+def _has_same_adapters(one: ReplicaSnapshot, other: ReplicaSnapshot) -> bool:
+    return (
+        one.resident == other.resident
+        and one.desired == other.desired
+        and one.slots_total == other.slots_total
+    )

@@ -278,10 +278,10 @@ class Draft:
                 placed = sorted(placed, key=lambda place: place.index)
             pinned = pins.get(members[0], 0) if len(members) == 1 else 0
             yield PlannedSet(
-                members=members,
-                aliases=tuple([self.aliases[digest] for digest in members]),
-                rule=self._rule.get(members, PlacedFor.DEMAND),
-                replicas=tuple([place.room.replica_id for place in placed]),
+                members,
+                tuple([self.aliases[digest] for digest in members]),
+                self._rule.get(members, PlacedFor.DEMAND),
+                tuple([place.room.replica_id for place in placed]),
                 present=len(self.whole.get(members, ())),
                 copies=max(self.copies.get(members, 0), pinned),
                 previous=self.inputs.previous.get(members, 1),

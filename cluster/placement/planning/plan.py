@@ -23,8 +23,7 @@ class AdapterInfo:
     nbytes: int  # on the device where known, else in the file
 
 
-@dataclass(frozen=True, slots=True)
-class ResidentCopy:
+class ResidentCopy(NamedTuple):
     """One adapter that takes up room on a replica now."""
 
     digest: AdapterDigest

@@ -12,14 +12,16 @@ from cluster.placement.planning.rules import IDLE_RATE, PlanningRules
 from cluster.placement.policy.tiers import LeastCopies
 
 
-def lasting_rate(fast: float, slow: float) -> float:
+def lasting_rate(fast: float, up: float) -> float:
     """Return the rate that a set is worth keeping for, in requests per second.
 
     It is the slow clock's, as long as the requests behind the fast one do not say otherwise: that
     there are more of them by more than one deviation, or fewer by more than two.
+
+    Args:
+        up: the rate that must be served.
     """
-    most = fast + FAST * (1.0 + 2.0 * math.sqrt(fast / FAST))
-    return min(up_rate(fast, slow), most)
+    return min(up, fast + FAST * (1.0 + 2.0 * math.sqrt(fast / FAST)))
 
 
 def adapters_in_demand(demand: Demand) -> frozenset[AdapterDigest]:
@@ -65,10 +67,10 @@ def _wanted(
 ) -> WantedSet | None:
     """Return one set's figures; None: it is asked for so little that it counts as unused."""
     (rate, *others), weight_of = asking, inputs.rules.weight_of
-    fast, slow = rate.fast, rate.slow
+    fast, slow, up, down = rate.fast, rate.slow, rate.up, rate.down
     if others:
         fast, slow = math.fsum([r.fast for r in asking]), math.fsum([r.slow for r in asking])
-    down = down_rate(fast, slow)
+        up, down = up_rate(fast, slow), down_rate(fast, slow)
     if down < IDLE_RATE:
         return None
     if others:
@@ -80,10 +82,10 @@ def _wanted(
         work = inputs.work.request_seconds(rate) * slow
         parts = [(rate.key.tenant, 1.0)]
         weight = weight_of(rate.key.tenant)
-    up, seconds = up_rate(fast, slow), work / (slow or 1.0)
+    seconds = work / (slow or 1.0)
     load_s = max([loads[digest] for digest in members])
     size = sum([shares[digest] for digest in members])
-    hold = lasting_rate(fast, slow)
+    hold = lasting_rate(fast, up)
     saved = weight * hold * load_s
     return WantedSet(
         members,

@@ -64,7 +64,9 @@ def first_tokens(
     tiers: dict[str, str | None] = {}
     for rate in demand.rates:
         tenant = rate.key.tenant
-        tier = tiers.setdefault(tenant, tier_of(policy.tenants, tenant))
+        if tenant not in tiers:
+            tiers[tenant] = tier_of(policy.tenants, tenant)
+        tier = tiers[tenant]
         if tier is not None and tier in policy.tiers:
             sums = prompts.setdefault(tier, [0.0, 0.0])
             sums[0] += rate.slow

@@ -74,15 +74,19 @@ def cold_curve(
     """
     clocks: dict[AdapterSet, tuple[float, float]] = {}
     for rate in demand.rates:
-        fast, slow = clocks.get(rate.key.adapters, (0.0, 0.0))
-        clocks[rate.key.adapters] = fast + rate.fast, slow + rate.slow
+        members = rate.key.adapters
+        known = clocks.get(members)
+        if known is None:
+            clocks[members] = rate.fast, rate.slow
+        else:
+            clocks[members] = known[0] + rate.fast, known[1] + rate.slow
     by_set = {members: up_rate(fast, slow) for members, (fast, slow) in clocks.items()}
     total = sum(by_set.values())
     by_set.pop((), None)
     shares = {
         digest: pool.share(adapter_bytes.get(digest, 0)) for members in by_set for digest in members
     }
-    sized = [(members, sum(shares[digest] for digest in members)) for members in by_set]
+    sized = [(members, sum([shares[digest] for digest in members])) for members in by_set]
     fitting = [(members, size) for members, size in sized if size <= 1.0 + 1e-9]
     fitting.sort(key=lambda item: (-by_set[item[0]] / item[1], item[0]))
     room, pools, rates = [], [], []

@@ -142,13 +142,14 @@ def needs_of(inputs: ScaleInputs, shape: ReplicaShape) -> Needs:
     factor = 1.0
     if inputs.cold is not None and predicted > 0.0:
         factor = min(max(inputs.cold / predicted, 1.0), MOST_FACTOR)
+    waiting_s = inputs.queued * costs.mean_answer_seconds(demand) if inputs.queued else 0.0
     return Needs(
         policy,
         costs.work(demand),
         curve,
         factor,
         tuple(first_tokens(policy, demand, costs).values()),
-        inputs.backlog_s + inputs.queued * costs.mean_answer_seconds(demand),
+        inputs.backlog_s + waiting_s,
         bounds_at(policy.replicas, inputs.wall)[1],
         inputs,
     )

@@ -98,7 +98,7 @@ class SimulatedController:
         """Have a tick soon; one that is under way is followed by another."""
         self._woken = True
         if not self._looks:
-            pause = self._ticked_at + SHORTEST_PAUSE_S - self.process.loop.time()
+            pause = self._ticked_at + SHORTEST_PAUSE_S - self.process.loop.now
             self._await_look(max(0.0, pause))
 
     def _await_look(self, seconds: float) -> None:
@@ -110,7 +110,7 @@ class SimulatedController:
         if turn != self._turn:
             return
         self._looks, self._woken, self._first_asked = True, False, False
-        self._looked_at = self.process.loop.time()
+        self._looked_at = self.process.loop.now
         listed = {replica.replica_id: replica for replica in self._serve.replicas}
         self._known = listed
         self._calls &= listed.keys()  # what Serve does not list any more is asked no more
@@ -126,7 +126,7 @@ class SimulatedController:
         asked_at, call_s = self.process.clock.monotonic(), self._delays.call_s
         replica.process.after(call_s, self._answer, replica, asked_at)
         if not replica.process.alive:
-            left = replica.process.died_at + self._delays.error_s - self.process.loop.time()
+            left = replica.process.died_at + self._delays.error_s - self.process.loop.now
             self.process.after(max(2 * call_s, left), self.hear_error, replica)
 
     def _answer(self, replica: SimulatedReplica, asked_at: float) -> None:
@@ -165,7 +165,7 @@ class SimulatedController:
             return
         self._begun = set()
         self._tick()
-        self._looks, self._ticked_at = False, self.process.loop.time()
+        self._looks, self._ticked_at = False, self.process.loop.now
         left = self._delays.tick_s - (self._ticked_at - self._looked_at)
         self._await_look(SHORTEST_PAUSE_S if self._woken else max(SHORTEST_PAUSE_S, left))
 
@@ -206,7 +206,7 @@ class SimulatedController:
                 reconciler.lead(epoch, now)
         elif now - self._demand_at >= DEMAND_S:
             self._demand_at = now
-            self._book.write_demand(reconciler.demand_state(now))
+            self._book.write_demand(lambda: reconciler.demand_state(now))
 
     def _restore(self, now: float) -> bool:
         """Take in what an earlier life has left, once; returns whether that is done."""
@@ -234,7 +234,7 @@ class SimulatedController:
         if count != self._standing:
             self._told = count
             loop = self.process.loop
-            loop.at(loop.time() + self._delays.target_s, self._serve.set_target, count)
+            loop.at(loop.now + self._delays.target_s, self._serve.set_target, count)
 
     # Plans
 

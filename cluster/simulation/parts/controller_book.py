@@ -1,7 +1,7 @@
 """The store as the controller uses it: its epochs, and what one life leaves to the next."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from cluster.placement.control.history import Change
@@ -28,10 +28,10 @@ class ControllerBook:
         self._epoch += 1
         return self._epoch
 
-    def write_demand(self, demand: dict[str, Any]) -> None:
-        """Keep the demand for a later life, where the store can be reached."""
+    def write_demand(self, demand: Callable[[], dict[str, Any]]) -> None:
+        """Keep the demand for a later life, where there may be one and the store can be reached."""
         if self._keeps and self.reachable:
-            self._demand = json.dumps(demand)
+            self._demand = json.dumps(demand())
 
     def add_lines(self, changes: Iterable[Change]) -> None:
         """Keep new lines of the history, where the store can be reached."""

@@ -17,8 +17,7 @@ from cluster.simulation.parts.front_reports import ControllerCalls, FrontReports
 from cluster.simulation.parts.front_rules import FrontPicks
 from cluster.simulation.parts.front_waiting import FrontWaiting
 from cluster.simulation.parts.tracked import Tracked
-from cluster.simulation.replica.engine_port import EngineWork
-from cluster.simulation.replica.link_end import RequestNews
+from cluster.simulation.replica.engine_port import EngineWork, SequenceNews
 from cluster.simulation.replica.requests import WorkMaker, expected_end
 from cluster.simulation.replica.simulated_replica import SimulatedReplica
 from cluster.simulation.result import FRONT_LOST
@@ -101,14 +100,15 @@ class SimulatedFront:
         self.process.after(self._delays.front_s, self._begin, tracked)
 
     def _begin(self, tracked: Tracked) -> None:
-        tracked.decided_at = self.process.loop.time()
+        tracked.decided_at = self.process.loop.now
         self._reports.demand.arrive(tracked.key, tracked.asked.prompt_tokens)
         self._send(tracked)
 
     def _send(self, tracked: Tracked) -> None:
         """Find a replica for a request and hand it over, or end it."""
-        task = self.process.loop.create_task(self._find_replica(tracked))
-        self._tasks[tracked.index] = task
+        task = self.process.loop.start(self._find_replica(tracked))
+        if task is not None:
+            self._tasks[tracked.index] = task
 
     async def _find_replica(self, tracked: Tracked) -> None:
         tenant = tracked.key.tenant
@@ -118,7 +118,7 @@ class SimulatedFront:
                     lambda: self._pick_request(tracked),
                     tenant,
                     place,
-                    lambda: max(0.0, tracked.deadline - self.process.loop.time()),
+                    lambda: max(0.0, tracked.deadline - self.process.loop.now),
                 )
                 self._join_replica(tracked, chosen, request)
         except BraidError as error:
@@ -126,7 +126,8 @@ class SimulatedFront:
 
     def _join_replica(self, tracked: Tracked, chosen: ReplicaId, request: PickRequest) -> None:
         now = self.process.clock.monotonic()
-        del self._picking[tracked.index], self._tasks[tracked.index]
+        del self._picking[tracked.index]
+        self._tasks.pop(tracked.index, None)
         tracked.attempts += 1
         tracked.replica = chosen
         tracked.request_id = RequestId(f"{tracked.index}-{tracked.attempts}")
@@ -148,7 +149,7 @@ class SimulatedFront:
         )
 
     def _submit(self, tracked: Tracked, replica: SimulatedReplica) -> None:
-        left = tracked.deadline - self.process.loop.time()
+        left = tracked.deadline - self.process.loop.now
         work = self._works.make(
             tracked.asked,
             tracked.index,
@@ -164,7 +165,7 @@ class SimulatedFront:
         """Hand a request over; runs in the replica's process."""
         if not self.process.alive or self._live.get(work.request.request_id) is not tracked:
             return
-        tracked.queued_at, tracked.began_at = self.process.loop.time(), None
+        tracked.queued_at, tracked.began_at = self.process.loop.now, None
         tracked.tier_found = replica.tier_of(tracked.key.adapters)
         replica.submit(work, tracked.key.adapters, self)
 
@@ -175,14 +176,14 @@ class SimulatedFront:
         self._live.pop(tracked.request_id, None)
         self._picking.pop(tracked.index, None)
         self._tasks.pop(tracked.index, None)
-        tracked.end(outcome, self.process.loop.time())
+        tracked.end(outcome, self.process.loop.now)
         count_ended(self._reports.demand, tracked)
         self._on_end(tracked)
 
     # From replicas
 
     def hear_step(
-        self, replica_id: ReplicaId, news: list[RequestNews], running: int, queued: int
+        self, replica_id: ReplicaId, news: list[SequenceNews], running: int, queued: int
     ) -> None:
         """Take in what a step brought, and the load that it leaves."""
         if replica_id not in self._links:
@@ -193,11 +194,11 @@ class SimulatedFront:
         self._view.hear_load(replica_id, running, queued, self.process.clock.monotonic())
         self._waiting.note_change(replica_id)
 
-    def _hear_request(self, tracked: Tracked, news: RequestNews) -> None:
+    def _hear_request(self, tracked: Tracked, news: SequenceNews) -> None:
         tracked.generated = news.generated
         tracked.cached_tokens = max(tracked.cached_tokens, news.cached_tokens)
         tracked.began_at = news.began_at
-        now = self.process.loop.time()
+        now = self.process.loop.now
         if tracked.first_token_at is None and news.generated:
             tracked.first_token_at = now
         if news.reason is None:
@@ -272,7 +273,7 @@ class SimulatedFront:
 
     def _give_up(self) -> None:
         """End what is long overdue: its replica does not say anything."""
-        now = self.process.loop.time()
+        now = self.process.loop.now
         for tracked in [t for t in self._live.values() if now > t.deadline + OVERDUE_S]:
             self._view.finished(tracked.request_id)
             self._end(tracked, DeadlineExceeded.code)
@@ -294,7 +295,7 @@ class SimulatedFront:
             task.cancel()
         lost = [*self._live.values(), *self._picking.values()]
         for tracked in lost:
-            tracked.end(FRONT_LOST, self.process.loop.time())
+            tracked.end(FRONT_LOST, self.process.loop.now)
         after_s = self._delays.link_lost_s
         for replica in self._links.values():
             replica.process.after(after_s, replica.disconnect, self)

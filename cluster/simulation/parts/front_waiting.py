@@ -59,7 +59,7 @@ class FrontWaiting:
     @property
     def ready(self) -> bool:
         """Report whether a replica can be reached that is not about to end."""
-        return any(not replica.snapshot.draining for replica in self._view.replicas())
+        return self._view.has_staying
 
     @property
     def hurries(self) -> bool:

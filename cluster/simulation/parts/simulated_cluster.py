@@ -100,7 +100,7 @@ class SimulatedCluster:
             placements=tuple(records.placements),
             tiers=self.serve.tier_counts(),
             replica_seconds=self.serve.replica_seconds,
-            duration_s=self.loop.time(),
+            duration_s=self.loop.now,
             deaths_seen=records.deaths_seen,
         )
 
@@ -209,7 +209,7 @@ class SimulatedCluster:
         if there:
             there[tracked.index % len(there)].arrive(tracked)
         else:
-            tracked.end(FRONT_LOST, self.loop.time())
+            tracked.end(FRONT_LOST, self.loop.now)
             self._count_end()
         if self._progress is not None and self._arrived % _PROGRESS_EVERY == 0:
             self._progress(self._arrived / len(self._requests))

@@ -79,7 +79,7 @@ class SimulatedServe:
     def starting_for_s(self) -> float | None:
         """Return the age of the oldest start under way, or None."""
         asked = [m.asked_at for m in self._managed if m.replica is None]
-        return self._loop.time() - min(asked) if asked else None
+        return self._loop.now - min(asked) if asked else None
 
     def listed(self) -> ServeReplicas:
         """Return Serve's list of those that run or start and do not leave; all on one node."""
@@ -94,7 +94,7 @@ class SimulatedServe:
     @property
     def replica_seconds(self) -> float:
         """Return the time for which replicas were there or asked for, added up."""
-        now = self._loop.time()
+        now = self._loop.now
         return self._past_seconds + sum(now - m.asked_at for m in self._managed)
 
     def tier_counts(self) -> TierCounts:
@@ -118,11 +118,11 @@ class SimulatedServe:
             return
         replica.die()
         self._on_lost(replica)
-        self._loop.at(self._loop.time() + self._delays.notice_s, self._notice, managed)
+        self._loop.at(self._loop.now + self._delays.notice_s, self._notice, managed)
 
     def hang(self, replica: SimulatedReplica, for_s: float) -> None:
         """Let a replica stand still; the health check ends it if that lasts."""
-        now = self._loop.time()
+        now = self._loop.now
         replica.process.hang()
         if for_s < self._delays.health_s:
             self._loop.at(now + for_s, replica.process.resume)
@@ -131,7 +131,7 @@ class SimulatedServe:
 
     def _reconcile(self) -> None:
         staying = [m for m in self._managed if not m.leaving]
-        now = self._loop.time()
+        now = self._loop.now
         for _ in range(self.target - len(staying)):
             self._loop.at(now + self._start_s, self._start, self._ask())
         excess = len(staying) - self.target
@@ -141,7 +141,7 @@ class SimulatedServe:
                 self._leave(by_id[replica_id])
 
     def _ask(self) -> _Managed:
-        managed = _Managed(ReplicaId(f"r{self._asked}"), self._loop.time())
+        managed = _Managed(ReplicaId(f"r{self._asked}"), self._loop.now)
         self._asked += 1
         self._managed.append(managed)
         return managed
@@ -158,13 +158,13 @@ class SimulatedServe:
             return
         if managed.replica.process.responds:
             managed.replica.drain()
-        self._await_idle(managed, self._loop.time() + self._delays.drain_s)
+        self._await_idle(managed, self._loop.now + self._delays.drain_s)
 
     def _await_idle(self, managed: _Managed, until: float) -> None:
         replica = managed.replica
         if managed.gone or replica is None:
             return
-        now = self._loop.time()
+        now = self._loop.now
         if now < until and not replica.idle:
             self._loop.at(now + self._delays.publish_s, self._await_idle, managed, until)
             return
@@ -181,7 +181,7 @@ class SimulatedServe:
     def _remove(self, managed: _Managed) -> None:
         managed.gone = True
         self._managed.remove(managed)
-        self._past_seconds += self._loop.time() - managed.asked_at
+        self._past_seconds += self._loop.now - managed.asked_at
         if managed.replica is not None:
             self._past_tiers += managed.replica.tier_counts()
 

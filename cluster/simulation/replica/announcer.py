@@ -43,7 +43,7 @@ class Announcer:
         self._load: tuple[int, int] | None = None  # last sent
         self._sent_at = -delays.heartbeat_s
         self._host_version = -1
-        self._began = process.loop.time()
+        self._began = process.loop.now
         self._looking = False
         self._beat()
 
@@ -58,14 +58,14 @@ class Announcer:
         if self._looking:
             return
         self._looking = True
-        every, now = self._delays.publish_s, self._process.loop.time()
+        every, now = self._delays.publish_s, self._process.loop.now
         looks = math.floor((now - self._began) / every + 1e-6) + 1
         self._process.after(max(0.0, self._began + looks * every - now), self._look)
 
     def publish(self) -> None:
         """Send a snapshot now."""
         self._load = self._source.load
-        self._sent_at = self._process.loop.time()
+        self._sent_at = self._process.loop.now
         on_host: tuple[ResidentAdapter, ...] | None = None
         if self._source.host_version != self._host_version:
             self._host_version = self._source.host_version
@@ -87,7 +87,7 @@ class Announcer:
     def _beat(self) -> None:
         """Publish if nothing else was published for so long."""
         every = self._delays.heartbeat_s
-        left = every - (self._process.loop.time() - self._sent_at)
+        left = every - (self._process.loop.now - self._sent_at)
         if left <= 1e-6:
             self.publish()
             left = every

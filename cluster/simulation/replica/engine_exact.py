@@ -123,7 +123,7 @@ class ExactEngine:
         plan = self._scheduler.schedule()
         self._busy = plan is not None
         if plan is not None:
-            now = self._process.loop.time()
+            now = self._process.loop.now
             for item in plan.scheduled:
                 self._began.setdefault(item.sequence.request_id, now)
             totals = step_totals(plan, self._pool.block_size, self._adapter_size)

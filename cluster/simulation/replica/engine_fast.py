@@ -23,7 +23,6 @@ from cluster.simulation.replica.engine_port import (
     EngineWork,
     OnNews,
     SequenceNews,
-    add_totals,
 )
 from cluster.simulation.replica.fast_batch import FastBatch
 from cluster.simulation.replica.fast_rows import FastRow, StepRun
@@ -96,11 +95,11 @@ class FastEngine:
         """Return the work of all steps that have ended."""
         if self._run is None:
             return self._totals
-        return add_totals(self._totals, self._run.totals(self._run.ended_by(self._now)))
+        return self._run.totals_after(self._totals, self._run.ended_by(self._now))
 
     @property
     def _now(self) -> float:
-        return self._process.loop.time()
+        return self._process.loop.now
 
     def backlog(self) -> dict[TenantId, int]:
         return self._batch.backlog()
@@ -176,7 +175,7 @@ class FastEngine:
         if turn != self._turn or run is None:
             return  # cut meanwhile
         self._run = None
-        self._totals = add_totals(self._totals, run.totals(run.steps))
+        self._totals = run.totals_after(self._totals, run.steps)
         self._batch.count_run(run)
         for row in run.decoding:
             self._grow(row, run.steps)
@@ -192,9 +191,10 @@ class FastEngine:
 
     def _grow(self, row: FastRow, computed: int) -> None:
         row.computed += computed
-        blocks = max(row.blocks, -(-row.computed // self._config.block_size))
-        self._memory.unnamed += blocks - row.blocks
-        row.blocks = blocks
+        blocks = -(-row.computed // self._config.block_size)
+        if blocks > row.blocks:
+            self._memory.unnamed += blocks - row.blocks
+            row.blocks = blocks
 
     def _advance(self, row: FastRow, computed: int, sampled: int, news: list[SequenceNews]) -> None:
         sequence, before = row.sequence, row.computed - computed
@@ -219,13 +219,14 @@ class FastEngine:
         budget = self._config.max_batch_tokens - len(decoding)
         prefills: list[tuple[FastRow, int]] = []
         for row in self._batch.running:
-            if row.uncomputed > 1:
+            if row.tokens - row.computed > 1:
                 count = min(row.uncomputed, budget)
                 if count <= 0:
                     break
                 prefills.append((row, count))
                 budget -= count
-        self._batch.admit(prefills, budget)
+        if self._batch.waiting:
+            self._batch.admit(prefills, budget)
         for row, _ in prefills:
             row.began_at = row.began_at or self._now
         if decoding or prefills:
@@ -239,20 +240,20 @@ class FastEngine:
         size, rows = self._config.block_size, len(decoding)
         steps = 1
         if not prefills:
-            steps = min(row.end - row.generated for row in decoding)
-            within = 1 + min(row.blocks * size - row.tokens for row in decoding)
+            steps = min([row.end - row.generated for row in decoding])
+            within = 1 + min([row.blocks * size - row.tokens for row in decoding])
             steps = max(1, min(steps, max(within, size * (self._memory.free // rows))))
             if self._batch.is_contended and self._batch.waiting:
                 steps = 1 if self._batch.has_places else min(steps, CONTENDED_STEPS)
-        first = StepTotals(
-            1,
-            sum(count for _, count in prefills),
-            rows,
-            sum(-(-row.tokens // size) for row in decoding)
-            + sum(-(-(row.computed + count) // size) for row, count in prefills),
-            self._batch.adapter_bytes,
-            sum(row.rank for row in decoding) + sum(row.rank * count for row, count in prefills),
-        )
+        tokens = blocks = ranks = 0
+        for row in decoding:
+            blocks -= -row.tokens // size
+            ranks += row.rank
+        for row, count in prefills:
+            tokens += count
+            blocks -= -(row.computed + count) // size
+            ranks += row.rank * count
+        first = StepTotals(1, tokens, rows, blocks, self._batch.adapter_bytes, ranks)
         slowness = self._pace.begin()
         run = StepRun(
             self._now,

@@ -1,8 +1,7 @@
 """Defines what a simulated replica needs of either simulated engine."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from cluster.domain.ids import RequestId, Slot, TenantId
 from cluster.domain.request import FinishReason, GenerationRequest
@@ -15,8 +14,7 @@ STOP_TOKEN = 0
 """Ends a completion; a simulated engine generates it where the trace says that the answer ends."""
 
 
-@dataclass(frozen=True, slots=True)
-class EngineWork:
+class EngineWork(NamedTuple):
     """One sequence to compute."""
 
     request: GenerationRequest
@@ -26,15 +24,15 @@ class EngineWork:
     generated_tokens: int  # after which it stops, those resumed from elsewhere included
 
 
-@dataclass(frozen=True, slots=True)
-class SequenceNews:
+class SequenceNews(NamedTuple):
     """Reports what a step brought for one sequence: its first token here, or its end."""
 
     request_id: RequestId
     generated: int  # tokens so far, those resumed from elsewhere included
-    cached_tokens: int  # of its prompt
+    cached_tokens: int = 0  # of its prompt
     reason: FinishReason | None = None  # of its end
     began_at: float | None = None  # virtual seconds: its first step here; None: there was none
+    error: str | None = None  # code, with reason ERROR
 
 
 OnNews = Callable[[list[SequenceNews]], None]

@@ -74,14 +74,17 @@ class FastBatch:
 
     def backlog(self) -> dict[TenantId, int]:
         """Return the tokens of prompts still to be computed, as ``Scheduler.backlog``."""
-        tokens: Counter[TenantId] = Counter()
+        tokens: dict[TenantId, int] = {}
         for row in self.rows.values():
             left = row.sequence.prompt_len - row.computed
+            if left <= 0:
+                continue
             if row.sequence.admission >= 0 and not row.blocks:  # preempted
                 left -= sum(self._cached(row)) * self._config.block_size
             if left > 0:
-                tokens[row.sequence.request.tenant] += left
-        return dict(tokens)
+                tenant = row.sequence.request.tenant
+                tokens[tenant] = tokens.get(tenant, 0) + left
+        return tokens
 
     def publish(self, row: FastRow, before: int) -> None:
         """Make the blocks findable that a row has computed since it had ``before`` of them."""
@@ -94,12 +97,15 @@ class FastBatch:
 
     def count_run(self, run: StepRun) -> None:
         """Count the tokens of a run for their tenants, before its rows advance."""
-        decodes = ((row.sequence, row.computed, row.computed + run.steps) for row in run.decoding)
-        prefills = ((row.sequence, row.computed, row.computed + n) for row, n in run.prefills)
-        self._order.count_step((*decodes, *prefills))
+        steps = run.steps
+        computed = [(row.sequence, row.computed, row.computed + steps) for row in run.decoding]
+        computed += [(row.sequence, row.computed, row.computed + n) for row, n in run.prefills]
+        self._order.count_step(computed)
 
     def yield_rows(self) -> None:
         """Take rows out of the batch for a tenant that claims some."""
+        if not self._order.begin_step():
+            return
         running = [row.sequence for row in self.running]
         for sequence in self._order.rows_to_yield(running, self._room()):
             row = self.rows[sequence.request_id]
@@ -110,7 +116,7 @@ class FastBatch:
         """Return the rows that lack only their newest token, each with a block for it."""
         memory, size = self._memory, self._config.block_size
         while True:
-            decoding = [row for row in self.running if row.uncomputed == 1]
+            decoding = [row for row in self.running if row.tokens - row.computed == 1]
             short = [row for row in decoding if -(-row.tokens // size) > row.blocks]
             if len(short) <= memory.free or len(self.running) < 2:
                 break

@@ -63,17 +63,17 @@ class StepRun:
         """Return the steps after which a time has come: those under way end."""
         return self._count(now - self.began, whole=False)
 
-    def totals(self, steps: int) -> StepTotals:
-        """Return the work of the first ``steps``."""
+    def totals_after(self, before: StepTotals, steps: int) -> StepTotals:
+        """Return the work of the first ``steps``, and what was done before them."""
         first, more = self.first, int(self.growth * steps * (steps - 1) / 2)
         return StepTotals(
-            steps,
-            first.prefill_tokens * steps,
-            first.decode_rows * steps,
-            first.context_blocks * steps + more,
-            first.adapter_bytes * steps,
-            first.rank_rows * steps,
-            self.seconds(steps),
+            before.steps + steps,
+            before.prefill_tokens + first.prefill_tokens * steps,
+            before.decode_rows + first.decode_rows * steps,
+            before.context_blocks + first.context_blocks * steps + more,
+            before.adapter_bytes + first.adapter_bytes * steps,
+            before.rank_rows + first.rank_rows * steps,
+            before.seconds + self.seconds(steps),
         )
 
     def _count(self, elapsed: float, *, whole: bool) -> int:

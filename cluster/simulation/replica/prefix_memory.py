@@ -98,7 +98,7 @@ class PrefixMemory:
 
     def make_room(self) -> None:
         """Forget idle blocks, least recently released first, where others take their room."""
-        excess = self._idle_blocks - self.free
+        excess = self._idle_blocks - (self._blocks - self.unnamed - len(self._held))
         if excess <= 0:
             return
         now = self._clock.monotonic()

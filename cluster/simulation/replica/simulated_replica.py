@@ -5,7 +5,7 @@ for its turn in the engine, and gives the lease back at its end.
 """
 
 import asyncio
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from cluster.adapters.residency.manager import AdapterManager
 from cluster.adapters.residency.residency_types import AdapterTier, Lease
@@ -21,7 +21,7 @@ from cluster.simulation.replica.announcer import Announcer
 from cluster.simulation.replica.engine_exact import ExactEngine
 from cluster.simulation.replica.engine_fast import FastEngine
 from cluster.simulation.replica.engine_port import EngineWork, SequenceNews, SimulatedEngine
-from cluster.simulation.replica.link_end import LinkEnd, RequestNews
+from cluster.simulation.replica.link_end import LinkEnd
 from cluster.simulation.replica.simulated_adapters import SimulatedBank, SimulatedCatalog
 from cluster.simulation.replica.step_pace import StepPace
 from cluster.simulation.replica.tier_counts import count_tiers
@@ -102,6 +102,8 @@ class SimulatedReplica:
         self._last_counts: TierCounts | None = None
         self._changed = True  # since the last snapshot
         self._resident: tuple[ResidentAdapter, ...] = ()
+        self._desired: frozenset[AdapterDigest] = frozenset()
+        self._in_order: tuple[AdapterDigest, ...] = ()  # of those
         self._announcer = Announcer(self, process, delays)
 
     # From fronts
@@ -124,8 +126,8 @@ class SimulatedReplica:
         self._announcer.note_change()
         if self._waiting >= self._shape.engine.max_queued:
             self._end(request.request_id, FinishReason.ERROR, Overloaded.code)
-            return
-        self._admit(live)
+        elif not self._begin(live):
+            self._admit(live)
 
     def cancel(self, request_id: RequestId) -> None:
         """End a request that no front waits for; an unknown id has ended already."""
@@ -161,6 +163,20 @@ class SimulatedReplica:
 
     # The way of a request
 
+    def _begin(self, live: _Live) -> bool:
+        """Hand a request to the engine, or end it; False if its adapters are not there yet."""
+        request = live.work.request
+        try:
+            live.lease = self.adapters.acquire_at_once(live.digests, live.tenant, request.weight)
+            if live.lease is None:
+                return False
+            self.engine.submit(live.work._replace(slots=live.lease.slots))
+        except BraidError as error:
+            self._end(request.request_id, FinishReason.ERROR, error.code)
+        else:
+            live.in_engine = True
+        return True
+
     def _admit(self, live: _Live) -> None:
         live.in_engine = False
         self._waiting += 1
@@ -178,7 +194,7 @@ class SimulatedReplica:
                 live.lease = await self.adapters.acquire(live.digests, live.tenant, weight)
             if self._live.get(request_id) is not live or not self.process.alive:
                 return
-            self.engine.submit(replace(live.work, slots=live.lease.slots))
+            self.engine.submit(live.work._replace(slots=live.lease.slots))
         except TimeoutError:
             self._end(request_id, FinishReason.DEADLINE)
         except BraidError as error:
@@ -189,15 +205,14 @@ class SimulatedReplica:
 
     def _hear_engine(self, news: list[SequenceNews]) -> None:
         self._announcer.note_change()
-        told: dict[LinkEnd, list[RequestNews]] = {}
+        told: dict[LinkEnd, list[SequenceNews]] = {}
         for item in news:
-            words = RequestNews.of(item)
-            told.setdefault(self._live[item.request_id].link, []).append(words)
+            told.setdefault(self._live[item.request_id].link, []).append(item)
             if item.reason is not None:
                 self._close(item.request_id)
         self._deliver(told)
 
-    def _deliver(self, told: dict[LinkEnd, list[RequestNews]]) -> None:
+    def _deliver(self, told: dict[LinkEnd, list[SequenceNews]]) -> None:
         hop_s = self._delays.hop_s
         for link, items in told.items():
             if link in self._announcer.links:
@@ -211,7 +226,7 @@ class SimulatedReplica:
         link = live.link
         generated = len(live.work.request.resumed_token_ids)
         self._close(request_id)
-        self._deliver({link: [RequestNews(request_id, generated, 0, reason, error)]})
+        self._deliver({link: [SequenceNews(request_id, generated, reason=reason, error=error)]})
 
     def _close(self, request_id: RequestId) -> None:
         live = self._live.pop(request_id)
@@ -252,8 +267,10 @@ class SimulatedReplica:
         self._sequence += 1
         shape, engine = self._shape, self.engine
         desired, version = self.adapters.desired
+        if desired is not self._desired:
+            self._desired, self._in_order = desired, tuple(sorted(desired))
         if self._changed or self._live:
-            self._resident = self.adapters.resident()
+            self._resident = self.adapters.resident(self._resident)
             self._changed = False
         return ReplicaSnapshot(
             replica_id=self.replica_id,
@@ -267,7 +284,7 @@ class SimulatedReplica:
             adapter_bytes_used=self.adapters.bytes_used,
             resident=self._resident,
             draining=self.draining,
-            desired=tuple(sorted(desired)),
+            desired=self._in_order,
             desired_version=version,
             max_model_len=engine.max_model_len,
             host_bytes_limit=shape.host_bytes,

@@ -28,7 +28,7 @@ def draw_report(report: Report, series: Sequence[RunSeries], folder: Path) -> li
     """
     names = [name for name, _ in report.columns]
     pictures = [
-        (COURSE, f"Load, waits, replicas and moves over time, seed {report.seeds[0]}"),
+        (COURSE, f"Load, waits, replicas and moved bytes over time, seed {report.seeds[0]}"),
         (WAITS, f"Time to the first token by tenant, seed {report.seeds[0]}"),
     ]
     _save(_course(names, series), folder / COURSE)
@@ -46,7 +46,7 @@ def draw_report(report: Report, series: Sequence[RunSeries], folder: Path) -> li
 def _course(names: Sequence[str], series: Sequence[RunSeries]) -> "Figure":
     from matplotlib.ticker import LogLocator, MaxNLocator
 
-    figure, (load, slow, replicas, moves) = _figure([1.4, 2.0, 2.0, 1.4], share_time=True)
+    figure, (load, slow, replicas, moved) = _figure([1.4, 2.0, 2.0, 1.4], share_time=True)
     unit, scale = ("hours", 3600.0) if series[0].duration_s > LONG_S else ("seconds", 1.0)
     load.plot(*_columns(series[0].arrivals, scale), color="black", linewidth=1)
     load.set_ylabel("requests/s")
@@ -58,9 +58,8 @@ def _course(names: Sequence[str], series: Sequence[RunSeries]) -> "Figure":
         replicas.step(*ready, where="post", color=color, linewidth=width)
         wanted = _columns(run.wanted, scale)
         replicas.step(*wanted, where="post", color=color, linewidth=0.8, linestyle=":")
-        if run.moves:
-            moved = _columns(run.moves, scale)
-            moves.step(*moved, where="post", color=color, linewidth=width)
+        times, nbytes = _columns(run.moved, scale)
+        moved.step(times, [n / 1e6 for n in nbytes], where="post", color=color, linewidth=width)
     slow.set_ylabel("first token,\nslowest 5 %, seconds")
     slow.set_yscale("log")
     slow.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
@@ -69,8 +68,9 @@ def _course(names: Sequence[str], series: Sequence[RunSeries]) -> "Figure":
     replicas.set_ylabel("replicas\n(dotted: wanted)")
     replicas.set_ylim(bottom=0)
     replicas.yaxis.set_major_locator(MaxNLocator(integer=True))
-    moves.set_ylabel("moves so far")
-    moves.set_xlabel(unit)
+    moved.set_ylabel("MB moved\nso far")
+    moved.set_ylim(bottom=0)
+    moved.set_xlabel(unit)
     _legend(slow)
     return figure
 

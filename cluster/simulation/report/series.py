@@ -26,7 +26,7 @@ class RunSeries:
     """(time, 95th percentile of the time to the first token), of what arrived around then."""
     wanted: tuple[tuple[float, int], ...]  # replicas asked for; changes only
     ready: tuple[tuple[float, int], ...]  # replicas that run; changes only
-    moves: tuple[tuple[float, int], ...]  # moves so far
+    moved: tuple[tuple[float, int], ...]  # bytes that the controller had fetched so far
     ttft: Mapping[str, tuple[float, ...]]  # by tenant, busiest first: quantiles, evenly spaced
     adapters: tuple[str, ...]  # the busiest, busiest first
     replicas: tuple[str, ...]  # in order of their first plan
@@ -45,7 +45,7 @@ def run_series(
         slow=_slow(result, duration),
         wanted=_changes([(sample.at, sample.target) for sample in result.samples]),
         ready=_changes([(sample.at, sample.ready) for sample in result.samples]),
-        moves=_thinned([(move.at, number) for number, move in enumerate(result.moves, 1)]),
+        moved=_moved(result, duration),
         ttft=_waits(result),
         adapters=adapters,
         replicas=replicas,
@@ -68,6 +68,15 @@ def _slow(result: SimulationResult, duration: float) -> tuple[tuple[float, float
     return tuple(
         ((index + 0.5) * width, quantile(sorted(waits[index]), 0.95)) for index in sorted(waits)
     )
+
+
+def _moved(result: SimulationResult, duration: float) -> tuple[tuple[float, int], ...]:
+    points, nbytes = [(0.0, 0)], 0
+    for move in result.moves:
+        if move.kind == "prefetch":
+            nbytes += move.nbytes
+            points.append((move.at, nbytes))
+    return (*_thinned(points), (duration, nbytes))
 
 
 def _thinned(points: Sequence[tuple[float, int]]) -> tuple[tuple[float, int], ...]:

@@ -5,11 +5,13 @@ they were asked for, so equal programs run equally.
 """
 
 import asyncio
-import heapq
+import types
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Generator
 from concurrent.futures import Executor
 from contextvars import Context
+from functools import partial
+from heapq import heappop, heappush
 from typing import Any, Protocol, TypeVar, cast
 
 _T = TypeVar("_T")
@@ -29,7 +31,8 @@ class VirtualLoop(asyncio.AbstractEventLoop):
     """Runs callbacks in order of their virtual times, in seconds from 0."""
 
     def __init__(self) -> None:
-        self._now = 0.0
+        self.now = 0.0
+        """What ``time`` returns; read by the parts of a simulation, which ask often."""
         self._events: list[tuple[float, int, Callable[..., object], tuple[Any, ...]]] = []
         self._ready: deque[asyncio.Handle] = deque()
         self._count = 0
@@ -41,8 +44,20 @@ class VirtualLoop(asyncio.AbstractEventLoop):
 
     def at(self, when: float, callback: Callable[..., object], *arguments: Any) -> None:
         """Call back at a virtual time; a time that is past counts as now."""
-        self._count += 1
-        heapq.heappush(self._events, (max(when, self._now), self._count, callback, arguments))
+        self._count = count = self._count + 1
+        now = self.now
+        heappush(self._events, (when if when > now else now, count, callback, arguments))
+
+    def start(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None] | None:
+        """Run a coroutine until it first waits; only one that does becomes a task.
+
+        It must not ask for its task before it waits.
+        """
+        try:
+            awaited = coroutine.send(None)
+        except StopIteration:
+            return None
+        return self.create_task(_go_on(coroutine, awaited))
 
     def run(self, until: float | None = None) -> None:
         """Run events until ``stop``, the last one, or the time ``until``, which is then reached.
@@ -53,21 +68,21 @@ class VirtualLoop(asyncio.AbstractEventLoop):
         before = asyncio._get_running_loop()
         asyncio._set_running_loop(self)
         self._stopped, self._running = False, True
-        events = self._events
+        events, ready = self._events, self._ready
         try:
             self._run_ready()
             while events and not self._stopped:
                 if until is not None and events[0][0] > until:
                     break
-                self._now, _, callback, arguments = heapq.heappop(events)
+                self.now, _, callback, arguments = heappop(events)
                 callback(*arguments)
-                if self._ready:
+                if ready:
                     self._run_ready()
                 if self._failure is not None:
                     failure, self._failure = self._failure, None
                     raise failure
             if until is not None and not self._stopped:
-                self._now = max(self._now, until)
+                self.now = max(self.now, until)
         finally:
             self._running = False
             asyncio._set_running_loop(before)
@@ -102,7 +117,7 @@ class VirtualLoop(asyncio.AbstractEventLoop):
     # What asyncio asks of a loop
 
     def time(self) -> float:
-        return self._now
+        return self.now
 
     def call_soon(  # type: ignore[override] # typeshed names more argument forms
         self, callback: Callable[..., object], *args: Any, context: Context | None = None
@@ -129,7 +144,7 @@ class VirtualLoop(asyncio.AbstractEventLoop):
         *args: Any,
         context: Context | None = None,
     ) -> asyncio.TimerHandle:
-        return self.call_at(self._now + delay, callback, *args, context=context)
+        return self.call_at(self.now + delay, callback, *args, context=context)
 
     def _timer_handle_cancelled(self, handle: asyncio.TimerHandle) -> None:
         """Leave it among the events, where it is passed over."""
@@ -164,3 +179,23 @@ class VirtualLoop(asyncio.AbstractEventLoop):
 
     def is_closed(self) -> bool:
         return False
+
+
+async def _go_on(coroutine: Coroutine[Any, Any, None], awaited: Any) -> None:
+    """Finish a coroutine that was run until it waited for ``awaited``."""
+    await _steps(coroutine, awaited)
+
+
+@types.coroutine
+def _steps(coroutine: Coroutine[Any, Any, None], awaited: Any) -> Generator[Any, Any, None]:
+    while True:
+        try:
+            answer = yield awaited
+        except BaseException as error:
+            step = partial(coroutine.throw, error)
+        else:
+            step = partial(coroutine.send, answer)
+        try:
+            awaited = step()
+        except StopIteration:
+            return

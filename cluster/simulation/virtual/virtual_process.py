@@ -19,7 +19,7 @@ class VirtualClock:
         self.spent = 0.0  # seconds by which the function that runs in a thread is ahead of the loop
 
     def monotonic(self) -> float:
-        return self._start + self._loop.time() + self.spent
+        return self._start + self._loop.now + self.spent
 
     def wall(self) -> float:
         return self.monotonic() + self.skew
@@ -48,7 +48,8 @@ class VirtualProcess:
 
     def after(self, seconds: float, callback: Callable[..., object], *arguments: Any) -> None:
         """Call back in this process after so many seconds."""
-        self.loop.at(self.loop.time() + seconds, self._call, callback, arguments)
+        loop = self.loop
+        loop.at(loop.now + seconds, self._call, callback, arguments)
 
     def hang(self) -> None:
         """Stop computing and answering, without an end."""
@@ -64,7 +65,7 @@ class VirtualProcess:
     def kill(self) -> None:
         """End at once."""
         if self.alive:
-            self.alive, self.died_at = False, self.loop.time()
+            self.alive, self.died_at = False, self.loop.now
         self._held.clear()
 
     def _call(self, callback: Callable[..., object], arguments: tuple[Any, ...]) -> None:

@@ -44,9 +44,9 @@ def clock() -> ManualClock:
 
 @pytest.fixture
 async def loop(
-    url: str, serve: WrittenServe, follower: PolicyFollower, clock: ManualClock
+    redis_url: str, serve: WrittenServe, follower: PolicyFollower, clock: ManualClock
 ) -> AsyncIterator[ControlLoop]:
-    state, priors = ControllerState(url), CostPriors(AppConfig(), "a" * 64, url)
+    state, priors = ControllerState(redis_url), CostPriors(AppConfig(), "a" * 64, redis_url)
     made = ControlLoop(
         replicas=ReplicaCalls(None),  # type: ignore[arg-type] # nobody is listed
         serve=ServeTarget("braid"),

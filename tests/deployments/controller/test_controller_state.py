@@ -16,8 +16,8 @@ NOBODY = "redis://127.0.0.1:1/0"
 
 
 @pytest.fixture
-async def state(url: str, server: redis.Redis) -> AsyncIterator[State]:
-    made = State(url)
+async def state(redis_url: str, empty_redis: redis.Redis) -> AsyncIterator[State]:
+    made = State(redis_url)
     yield made
     await made.close()
 
@@ -34,14 +34,14 @@ async def test_each_life_has_a_higher_epoch_than_any_before(state: State) -> Non
 
 
 async def test_one_that_was_superseded_waits_for_the_lease_to_end(
-    state: State, server: redis.Redis
+    state: State, empty_redis: redis.Redis
 ) -> None:
     mine = await state.take_epoch(0, last=0)
     theirs = await state.take_epoch(0, last=0)
     assert (mine, theirs) == (1, 2)
     assert await state.take_epoch(2, last=1) is None
-    assert 0 < server.pttl(LEASE) <= 10_000
-    server.delete(LEASE)
+    assert 0 < empty_redis.pttl(LEASE) <= 10_000
+    empty_redis.delete(LEASE)
     assert await state.take_epoch(2, last=1) == 3
 
 
@@ -50,7 +50,7 @@ async def test_one_that_holds_the_lease_itself_waits_for_nobody(state: State) ->
     assert await state.take_epoch(5, last=1) == 6
 
 
-async def test_what_a_lower_epoch_writes_is_refused(state: State, server: redis.Redis) -> None:
+async def test_what_a_lower_epoch_writes_is_refused(state: State, empty_redis: redis.Redis) -> None:
     await state.take_epoch(0, last=0)
     await state.take_epoch(0, last=0)
     assert await state.write(2, {"by": 2}) == 2
@@ -66,24 +66,24 @@ async def test_what_a_lower_epoch_writes_is_refused(state: State, server: redis.
 
 
 async def test_a_running_controller_restores_the_epoch_of_a_server_that_lost_it(
-    state: State, server: redis.Redis
+    state: State, empty_redis: redis.Redis
 ) -> None:
     for _ in range(4):
         await state.take_epoch(0, last=0)
-    server.flushall()
+    empty_redis.flushall()
     assert await state.write(4, None) == 4
-    assert server.get(EPOCH) == b"4"
+    assert empty_redis.get(EPOCH) == b"4"
     assert await state.take_epoch(0, last=0) == 5
 
 
-async def test_topics_have_room_of_their_own(state: State, server: redis.Redis) -> None:
+async def test_topics_have_room_of_their_own(state: State, empty_redis: redis.Redis) -> None:
     await state.take_epoch(0, last=0)
     state.add_lines([line(0, "replicas")])
     await state.write(1, None)
     for start in range(0, LINES_KEPT + 1000, 500):
         state.add_lines(line(number) for number in range(start, start + 500))
         await state.write(1, None)
-    lengths = sorted(server.llen(key) for key in HISTORY)
+    lengths = sorted(empty_redis.llen(key) for key in HISTORY)
     assert lengths == [0, 0, 1, LINES_KEPT]
     found = await state.load()
     assert found is not None
@@ -104,7 +104,7 @@ async def test_without_a_server_nothing_is_lost_and_it_says_so() -> None:
 
 
 async def test_what_another_release_wrote_does_not_stop_a_controller(
-    state: State, server: redis.Redis
+    state: State, empty_redis: redis.Redis
 ) -> None:
     await state.take_epoch(0, last=0)
     state.add_lines([line(1)])
@@ -113,12 +113,12 @@ async def test_what_another_release_wrote_does_not_stop_a_controller(
     extra = b'{"at": 1.0, "kind": "evicted", "message": "", "since": 2}'
     timeless = b'{"at": null, "kind": "evicted", "message": ""}'
     unhashable = b'{"at": 1.0, "kind": [], "message": ""}'
-    server.rpush(HISTORY[0], *odd, extra, timeless, unhashable)
+    empty_redis.rpush(HISTORY[0], *odd, extra, timeless, unhashable)
     found = await state.load()
     assert found is not None
     assert (found.demand, found.history) == ({"by": 1}, (line(1),))
     for content in (b"nonsense", zlib.compress(b"nonsense"), zlib.compress(b"[]")):
-        server.set(DEMAND, content)
+        empty_redis.set(DEMAND, content)
         found = await state.load()
         assert found is not None
         assert (found.demand, found.history) == (None, (line(1),))

