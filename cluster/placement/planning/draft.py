@@ -179,7 +179,7 @@ class Draft:
 
     def _takes(self, members: AdapterSet, place: Place, *, promised: bool = False) -> bool:
         fits = place.fits(members, self.sizes, promised=promised)
-        return fits and self.most.allow(members, place)
+        return fits and (not self.inputs.most or self.most.allow(members, place))
 
     def _name(self, members: AdapterSet, rule: PlacedFor) -> None:
         if self._rule.setdefault(members, rule) is PlacedFor.COMING:
