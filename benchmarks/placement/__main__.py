@@ -101,6 +101,13 @@ JOBS = (
         "a new replica, too many pins, copies, sizes",
         seeded=True,
     ),
+    RowJob(
+        "planning",
+        "moving_pairs",
+        ("N18s",),
+        "hot pairs that move, placing against not placing",
+        seeded=True,
+    ),
     RowJob("live", "hand_on", ("N9",), "the controller's word to Serve's target", live=True),
     RowJob("live", "zero", ("N20",), "no replica, and back", live=True),
     RowJob(

@@ -88,7 +88,7 @@ class Delays:
             publish_s=max(self.publish_s, 0.5),
             heartbeat_s=max(self.heartbeat_s, 2.0),
             exchange_s=max(self.exchange_s, 2.0),
-            tick_s=max(self.tick_s, 5.0),
+            tick_s=max(self.tick_s, 10.0),
         )
 
 

@@ -2,6 +2,7 @@
 
 import random
 from dataclasses import replace
+from functools import partial
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -55,7 +56,7 @@ class ControlMachine(RuleBasedStateMachine):
             return
         now, own = self.cluster.now, controller.leadership
         if own.leads:
-            self.book.write_demand(controller.demand_state(now))
+            self.book.write_demand(partial(controller.demand_state, now))
         elif own.epoch == max(one.leadership.epoch for one in self.controllers) or own.epoch == 0:
             if own.epoch == 0:
                 demand, history = self.book.read()

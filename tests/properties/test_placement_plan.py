@@ -313,7 +313,7 @@ def test_what_gives_way_to_no_promise_is_clearly_less_dense(problem: PlanInputs)
 def test_who_asks_does_not_matter_while_weights_are_equal(problem, rng: random.Random) -> None:
     """Dividing a set's rate among more requests of the same tenant's kind changes nothing."""
     rules = replace(problem.rules, weights={}, promised={})
-    alone = [replace(r, key=r.key._replace(tenant="acme")) for r in problem.demand.rates]
+    alone = [r._replace(key=r.key._replace(tenant="acme")) for r in problem.demand.rates]
     by_set: dict[tuple[str, ...], tuple[float, float]] = {}
     for rate in alone:
         fast, slow = by_set.get(rate.key.adapters, (0.0, 0.0))

@@ -5,53 +5,32 @@ partners are drawn again at each move.
 """
 
 import argparse
-import itertools
 import statistics
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from random import Random
 
 from benchmarks.adapters.base_models import QUICKSTART
 from benchmarks.adapters.result import percentile
 from benchmarks.placement.live.turns import Turn, TurnCluster, TurnRequest, TurnSetup
+from benchmarks.placement.planning.moving_pairs import (
+    ADAPTERS,
+    DEMANDED,
+    MOVE_S,
+    MOVES,
+    PAIRS,
+    RATE,
+    REPLICAS,
+    SETTLED_S,
+    SLOTS,
+    pair_requests,
+)
 from benchmarks.placement.row import ResultRow
 from benchmarks.shared.quiet import quiet
 from cluster.simulation.trace import TraceRequest
-from cluster.simulation.traces.arrivals import ConstantRate
-from cluster.simulation.traces.asking import AdapterAsk, AdapterNames
-from cluster.simulation.traces.lengths import FixedLength
-from cluster.simulation.traces.stream import TraceStream, generate
-from cluster.tenancy.quickstart import DEMO_TENANTS
 
 ROUNDS = 5
-REPLICAS, SLOTS = 3, 8
-ADAPTERS = REPLICAS * SLOTS
-SETTLED_S = 15.0
-"""After each move; from then on requests must find their pairs."""
-DEMANDED = 0.95
-PROMPT, ANSWER = 24, 8
-
-
-@dataclass(frozen=True)
-class MovingPairs:
-    """A few disjoint pairs of all adapters, evenly; every ``move_s`` all are drawn again."""
-
-    total: int
-    hot: int  # pairs
-    move_s: float
-    seed: int
-    names: AdapterNames
-
-    def ask(self, rng: Random, at: float) -> AdapterAsk:
-        """Return one of the pairs that are hot now."""
-        return self.names.asked(rng.choice(self.pairs(int(at // self.move_s))))
-
-    def pairs(self, move: int) -> list[tuple[int, int]]:
-        """Return the pairs that are hot after so many moves."""
-        drawn = Random(f"{self.seed}/{move}").sample(range(self.total), 2 * self.hot)
-        return list(itertools.pairwise(drawn))[::2]
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,10 +117,10 @@ def options_of(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--base", default=QUICKSTART, help='"tiny", "135m", a hub id or a folder')
     parser.add_argument("--rounds", type=int, default=ROUNDS)
-    parser.add_argument("--moves", type=int, default=4, help="of each turn")
-    parser.add_argument("--move-s", type=float, default=60.0, help="seconds between moves")
-    parser.add_argument("--rate", type=float, default=2.0, help="requests per second")
-    parser.add_argument("--pairs", type=int, default=4, help="that are hot at a time")
+    parser.add_argument("--moves", type=int, default=MOVES, help="of each turn")
+    parser.add_argument("--move-s", type=float, default=MOVE_S, help="seconds between moves")
+    parser.add_argument("--rate", type=float, default=RATE, help="requests per second")
+    parser.add_argument("--pairs", type=int, default=PAIRS, help="that are hot at a time")
     parser.add_argument("--state", type=Path, help="working folder; default: a temporary one")
     options = parser.parse_args(arguments)
     if options.move_s <= SETTLED_S:
@@ -152,12 +131,15 @@ def options_of(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 def requests_of(options: argparse.Namespace) -> Iterator[list[TraceRequest]]:
     """Yield the requests of each round; both of its turns serve them."""
     for seed in range(options.rounds):
-        names = AdapterNames(len(DEMO_TENANTS))
-        asking = MovingPairs(ADAPTERS, options.pairs, options.move_s, seed, names)
-        stream = TraceStream(
-            ConstantRate(options.rate), asking, FixedLength(PROMPT), FixedLength(ANSWER)
+        yield list(
+            pair_requests(
+                seed,
+                pairs=options.pairs,
+                rate=options.rate,
+                move_s=options.move_s,
+                moves=options.moves,
+            )
         )
-        yield list(generate([stream], seed, options.moves * options.move_s))
 
 
 def rows(seeds: int = ROUNDS, arguments: Sequence[str] = ()) -> list[ResultRow]:

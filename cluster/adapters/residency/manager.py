@@ -30,7 +30,6 @@ from cluster.adapters.residency.residency_types import (
     AdapterBankProtocol,
     AdapterEvent,
     AdapterTier,
-    Admitted,
     HostAdapterProtocol,
     Lease,
     PlacementAck,
@@ -173,21 +172,19 @@ class AdapterManager:
         tenant: TenantId = ANY_TENANT,
         weight: float = DEFAULT_WEIGHT,
     ) -> Lease | None:
-        """Return what ``acquire`` would where it need not wait: all are READY, and nobody waits.
+        """Return what ``acquire`` would where no one has to wait: all are READY, none is queued.
 
         None, with nothing changed, where it would have to.
 
         Raises:
-            AdapterCapacity, AdapterError, ModelNotFound: as ``acquire``.
+            AdapterError, ModelNotFound: as ``acquire``.
         """
         self._refuse_if_closed()
         wanted = tuple([self._version(digest) for digest in digests])
-        if not (self._queue.is_empty and self._pool.are_ready(wanted)):
-            return None
-        self._note_request(wanted, tenant, weight)
-        answer = self._pool.admit(wanted, tenant)
-        assert isinstance(answer, Admitted)  # none of them needs room
-        return answer.lease
+        lease = self._pool.lease_ready(wanted, tenant) if self._queue.is_empty else None
+        if lease is not None:
+            self._note_request(wanted, tenant, weight)
+        return lease
 
     def release(self, lease: Lease) -> None:
         """End a lease; ending it again does nothing."""

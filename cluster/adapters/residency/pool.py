@@ -89,14 +89,18 @@ class AdapterPool:
         answer = self._make_room(wanted, tenant)
         if not isinstance(answer, Admitted):
             return answer
-        digests = dict.fromkeys(v.digest for v in wanted)  # distinct, in an order
-        self._ledger.note_use(digests, tenant)
-        lease = Lease(
-            self._ledger.claim(frozenset(digests), tenant),
-            tuple(v.digest for v in wanted),
-            tuple(self._residents[v.digest].slot for v in wanted),
-        )
-        return Admitted(lease, answer.start)
+        return Admitted(self._lease(wanted, tenant), answer.start)
+
+    def lease_ready(
+        self, wanted: Sequence[SizedVersion], tenant: TenantId = ANY_TENANT
+    ) -> Lease | None:
+        """Lease all of ``wanted`` at once if all are READY, which takes no room; else None."""
+        residents, ready = self._residents, AdapterState.READY
+        for version in wanted:
+            resident = residents.get(version.digest)
+            if resident is None or resident.state is not ready:
+                return None
+        return self._lease(wanted, tenant)
 
     def admit_prefetch(
         self, wanted: SizedVersion, *, gently: bool = False
@@ -259,15 +263,6 @@ class AdapterPool:
             for v in wanted
         )
 
-    def are_ready(self, wanted: Sequence[SizedVersion]) -> bool:
-        """Return whether all of ``wanted`` can be used now."""
-        residents, ready = self._residents, AdapterState.READY
-        for version in wanted:
-            resident = residents.get(version.digest)
-            if resident is None or resident.state is not ready:
-                return False
-        return True
-
     def slot_of(self, digest: AdapterDigest) -> Slot | None:
         """Return a version's slot, or None if it has none; from FETCHING to EVICTING it has one."""
         resident = self._residents.get(digest)
@@ -309,6 +304,16 @@ class AdapterPool:
         self._ledger.expect("failed and here", both, [])
 
     # Inside
+
+    def _lease(self, wanted: Sequence[SizedVersion], tenant: TenantId) -> Lease:
+        digests = tuple([version.digest for version in wanted])
+        distinct = dict.fromkeys(digests)  # in an order
+        self._ledger.note_use(distinct, tenant)
+        return Lease(
+            self._ledger.claim(frozenset(distinct), tenant),
+            digests,
+            tuple([self._residents[digest].slot for digest in digests]),
+        )
 
     def _make_room(
         self,

@@ -109,7 +109,7 @@ class WaitQueue:
 
     @property
     def is_empty(self) -> bool:
-        """Report whether nobody waits for room."""
+        """Report whether no request and no prefetch waits."""
         return not (self._requests or self._prefetches)
 
     def tenants(self) -> set[TenantId]:

@@ -35,6 +35,18 @@ class WorkModel:
     block_size: int
     adapter_bytes: Mapping[AdapterDigest, int]
 
+    @property
+    def crowding(self) -> float:
+        """Return the seconds that requests lose by each second of work next to another one.
+
+        Prompts wait for each other. Answers slow each other down: at x tokens a second about
+        ``per_step * x`` sequences run, and each adds its row to the steps of the others.
+        """
+        step = self.step
+        token = step.per_step / self.batch + step.per_decode_row
+        both = 2.0 * step.per_step * step.per_decode_row
+        return max(1.0, both / (token * token)) if token > 0.0 else 1.0
+
     def request_seconds(self, rate: DemandRate) -> float:
         """Return the seconds that one request of this key takes, its mean lengths assumed."""
         return self.step.per_prefill_token * rate.prompt_tokens + self.answer_seconds(rate)

@@ -1,6 +1,7 @@
 """Chooses the replica for a request: filters, then the least cost in seconds."""
 
 import random
+import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -115,7 +116,7 @@ class Picker:
             pick = self._filter(view.replicas(), request, moment)
         if pick.passed:
             pick.terms = {r: cost_of(r, asked, view.model) for r in (*pick.passed, *pick.softly)}
-            _choose(pick, key, _keepers(view, pick, asked, key))
+            _choose(pick, request.digests, key, _keepers(view, pick, asked, key))
         elif pick.softly:
             two = self._rng.sample(pick.softly, min(2, len(pick.softly)))
             pick.terms = {r: cost_of(r, asked, view.model) for r in two}
@@ -156,13 +157,19 @@ def standard_filters(policy: PickingPolicy) -> tuple[Filter, ...]:
     )
 
 
-def _choose(pick: _Pick, key: str, among: Sequence[ReplicaView]) -> None:
-    """Choose the first in the set's order among those that cost about as much as the cheapest."""
+def _choose(
+    pick: _Pick, digests: Sequence[AdapterDigest], key: str, among: Sequence[ReplicaView]
+) -> None:
+    """Choose among those that cost about as much as the cheapest.
+
+    Those that are to have the set come first, of these who is to have the fewest adapters, then the
+    first in the set's order.
+    """
     terms = pick.terms
     least = min([terms[replica].cost for replica in among])
     limit = least + max(TIE_S, TIE_SHARE * least)
     alike = [replica for replica in among if terms[replica].cost <= limit]
-    pick.chosen = alike[0] if len(alike) == 1 else min(alike, key=lambda r: _rank(key, r))
+    pick.chosen = alike[0] if len(alike) == 1 else min(alike, key=lambda r: _rank(digests, key, r))
     cost = terms[pick.chosen].cost
     if any(terms[replica].cost < cost - TIE_S for replica in pick.softly):
         pick.decided_by = "guard"
@@ -170,8 +177,12 @@ def _choose(pick: _Pick, key: str, among: Sequence[ReplicaView]) -> None:
         pick.decided_by = "home"
 
 
-def _rank(key: str, replica: ReplicaView) -> tuple[int, ReplicaId]:
-    return -weight(key, replica.replica_id), replica.replica_id
+def _rank(
+    digests: Sequence[AdapterDigest], key: str, replica: ReplicaView
+) -> tuple[int, int, ReplicaId]:
+    desired = replica.desired
+    placed = len(desired) if digests and desired.issuperset(digests) else sys.maxsize
+    return placed, -weight(key, replica.replica_id), replica.replica_id
 
 
 def _keepers(view: ClusterView, pick: _Pick, asked: PickNeeds, key: str) -> Sequence[ReplicaView]:

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from cluster.domain.ids import AdapterDigest, ReplicaId
 from cluster.placement.demand.demand import AdapterSet
 from cluster.placement.planning.plan import AdapterInfo, ReplicaRoom, ResidentCopy
-from cluster.placement.planning.rules import DENSER
 
 TRIED = 16
 """Replicas with little work that a set without a place is tried on."""
@@ -91,34 +90,33 @@ class Place:
                 if self._busy.pop(digest, None) is None:
                     self._taken += self.assigned[digest]
 
-    def gives_way(
+    def evicted_for(
         self,
         members: AdapterSet,
         sizes: Mapping[AdapterDigest, int],
-        density: float,
         worth: Mapping[AdapterDigest, float],
-    ) -> bool:
-        """Return whether what would have to go for the members is clearly less dense than they."""
+    ) -> list[AdapterDigest] | None:
+        """Return what would have to go for the members, least worth first; None: that cannot be."""
         taken = {digest: copy.nbytes for digest, copy in self.there.items()} | self.assigned
         for digest in members:
             taken[digest] = self.nbytes(digest, sizes)
         slots = len(taken) - self.room.slots
         nbytes = sum(taken.values()) - self.room.bytes_limit
+        going: list[AdapterDigest] = []
         if slots <= 0 and nbytes <= 0:
-            return True
+            return going
         idle = sorted(
             (worth.get(digest, 0.0), digest)
             for digest, copy in self.there.items()
             if not (copy.busy or digest in self.assigned or digest in members)
         )
-        for value, digest in idle:
-            if value * DENSER > density:
-                return False
+        for _, digest in idle:
+            going.append(digest)
             slots -= 1
             nbytes -= taken[digest]
             if slots <= 0 and nbytes <= 0:
-                return True
-        return False
+                return going
+        return None
 
 
 class Board:

@@ -17,7 +17,7 @@ from cluster.placement.planning.plan import (
     PlannedSet,
     WantedSet,
 )
-from cluster.placement.planning.rules import PAYS
+from cluster.placement.planning.rules import DENSER, PAYS
 from cluster.placement.planning.wanted import pool_shares, wanted_sets
 
 WAITS = "waits: the minute's churn is spent"
@@ -130,10 +130,22 @@ class Draft:
                 place.index not in taken
                 and place.fits(one.members, self.sizes)
                 and self.most.leave_room(one.members, place)
-                and place.gives_way(one.members, self.sizes, one.density, self._worth)
+                and self._is_denser(one, place)
             ):
                 return place
         return None
+
+    def _is_denser(self, one: WantedSet, place: Place) -> bool:
+        """Return whether a set is clearly denser than what would have to go for it."""
+        going = place.evicted_for(one.members, self.sizes, self._worth)
+        return going is not None and all(
+            self._worth.get(digest, 0.0) * DENSER <= one.density for digest in going
+        )
+
+    def lost(self, one: WantedSet, place: Place) -> float:
+        """Return the seconds per second that are no longer saved once a set has taken its room."""
+        going = place.evicted_for(one.members, self.sizes, self._worth)
+        return sum([self._worth.get(digest, 0.0) * self.shares[digest] for digest in going or ()])
 
     def may_move(self, one: WantedSet) -> bool:
         """Return whether a set is asked for often enough to move, and was not moved of late."""

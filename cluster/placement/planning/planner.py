@@ -102,7 +102,8 @@ def _relieve(draft: Draft, busy: Place, sets: list[WantedSet]) -> bool:
         place = draft.find(one, (busy.index,))
         if place is None or one.work >= busy.work - place.work:
             continue
-        saved = one.work * (busy.work - place.work)
+        relief = one.work * (busy.work - place.work) * draft.inputs.work.crowding
+        saved = relief - draft.lost(one, place)
         if saved * draft.rules.payback_s <= PAYS * one.load_s:
             continue
         if draft.fetch(one, place, 1, PlacedFor.EVEN):
@@ -126,6 +127,16 @@ def keep_brought(draft: Draft) -> None:
             draft.keep(members, PlacedFor.KEPT if beyond else PlacedFor.OWED)
 
 
+def keep_spilled(draft: Draft) -> None:
+    """Place more copies of sets where picks have brought them, in room that nothing else has."""
+    more = []
+    for members, places in draft.whole.items():
+        density, placed = draft.wanted[members].density, len(draft.placed.get(members, ()))
+        more += [(-density / copy, copy, members) for copy in range(placed + 1, len(places) + 1)]
+    for _, _, members in sorted(more):
+        draft.keep(members, PlacedFor.KEPT)
+
+
 Step = Callable[[Draft], None]
 STEPS: tuple[Step, ...] = (
     carry_on,
@@ -135,6 +146,7 @@ STEPS: tuple[Step, ...] = (
     add_copies,
     even_out,
     keep_brought,
+    keep_spilled,
 )
 
 

@@ -23,8 +23,8 @@ class StateSource(Protocol):
         """Return a number that changes whenever ``on_host`` does."""
         ...
 
-    def snapshot(self) -> ReplicaSnapshot:
-        """Return a snapshot."""
+    def snapshot(self, *, work: bool = True) -> ReplicaSnapshot:
+        """Return a snapshot; without ``work``, the totals of its work are left out."""
         ...
 
     def on_host(self) -> tuple[ResidentAdapter, ...]:
@@ -33,7 +33,7 @@ class StateSource(Protocol):
 
 
 class Announcer:
-    """Sends snapshots to the fronts that are linked."""
+    """Sends snapshots to the fronts that are linked; the work in them is of no use there."""
 
     def __init__(self, source: StateSource, process: VirtualProcess, delays: Delays) -> None:
         self.links: dict[LinkEnd, None] = {}
@@ -50,7 +50,7 @@ class Announcer:
     def connect(self, link: LinkEnd) -> None:
         """Add a link, and greet it."""
         self.links[link] = None
-        snapshot, on_host = self._source.snapshot(), self._source.on_host()
+        snapshot, on_host = self._source.snapshot(work=False), self._source.on_host()
         link.process.after(self._delays.hop_s, link.hear_snapshot, snapshot, on_host)
 
     def note_change(self) -> None:
@@ -72,7 +72,7 @@ class Announcer:
             on_host = self._source.on_host()
         if not self.links:
             return
-        snapshot = self._source.snapshot()
+        snapshot = self._source.snapshot(work=False)
         for link in self.links:
             link.process.after(self._delays.hop_s, link.hear_snapshot, snapshot, on_host)
 

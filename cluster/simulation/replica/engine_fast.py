@@ -48,6 +48,7 @@ class FastEngine:
         on_news: OnNews,
     ) -> None:
         self._config = config
+        self.max_model_len = min(config.max_model_len, config.kv_blocks * config.block_size)
         self._cost = cost
         self._pace = pace
         self._adapter_size = adapter_size
@@ -63,10 +64,6 @@ class FastEngine:
         self._waking = False
         self._totals = StepTotals()
         self._generated = 0
-
-    @property
-    def max_model_len(self) -> int:
-        return min(self._config.max_model_len, self._config.kv_blocks * self._config.block_size)
 
     @property
     def running(self) -> int:

@@ -37,6 +37,7 @@ class WorkMaker:
         self._block_size = block_size
         self._with_tokens = with_tokens
         self._decided: dict[DemandKey, tuple[RoutingDecision, str]] = {}
+        self._sampling: dict[int, SamplingParams] = {}  # by limit
 
     def make(
         self,
@@ -62,11 +63,14 @@ class WorkMaker:
             prompt = _tokens(asked, index, self._block_size)
         else:
             prompt = (A_TOKEN,) * asked.prompt_tokens
+        sampling = self._sampling.get(asked.max_tokens)
+        if sampling is None:
+            sampling = self._sampling[asked.max_tokens] = SamplingParams(asked.max_tokens)
         request = GenerationRequest(
             request_id=request_id,
             tenant=asked.tenant,
             prompt_token_ids=prompt,
-            sampling=SamplingParams(max_tokens=asked.max_tokens),
+            sampling=sampling,
             decision=decision,
             resumed_token_ids=(A_TOKEN,) * resumed,
             deadline_at=deadline_at,

@@ -29,6 +29,7 @@ from cluster.simulation.result import TierCounts, TierFound
 from cluster.simulation.spec import Delays, ReplicaEngine, ReplicaSpec
 from cluster.simulation.virtual.virtual_process import VirtualExecutor, VirtualProcess
 
+_NO_WORK = WorkTotals()
 _NEAREST_FIRST: tuple[AdapterTier, ...] = ("device", "loading", "host", "disk")
 
 
@@ -262,8 +263,8 @@ class SimulatedReplica:
         """Return the adapters in its host memory."""
         return self.adapters.on_host()
 
-    def snapshot(self) -> ReplicaSnapshot:
-        """Return a snapshot."""
+    def snapshot(self, *, work: bool = True) -> ReplicaSnapshot:
+        """Return a snapshot; without ``work``, the totals of its work are left out."""
         self._sequence += 1
         shape, engine = self._shape, self.engine
         desired, version = self.adapters.desired
@@ -295,9 +296,13 @@ class SimulatedReplica:
             loading_bytes=self.adapters.loading_bytes,
             eviction_age_s=self.adapters.eviction_age_s,
             prefix_age_s=engine.prefix_age_s,
-            work=WorkTotals(engine.totals, self.adapters.loads.host, self.adapters.loads.disk),
+            work=self._work() if work else _NO_WORK,
             block_size=shape.engine.block_size,
         )
+
+    def _work(self) -> WorkTotals:
+        loads = self.adapters.loads
+        return WorkTotals(self.engine.totals, loads.host, loads.disk)
 
     def tier_counts(self) -> TierCounts:
         """Return the sums of its loads, evictions and steps."""

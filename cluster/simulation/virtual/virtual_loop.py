@@ -32,7 +32,7 @@ class VirtualLoop(asyncio.AbstractEventLoop):
 
     def __init__(self) -> None:
         self.now = 0.0
-        """What ``time`` returns; read by the parts of a simulation, which ask often."""
+        """Holds what ``time`` returns; read by the parts of a simulation, which ask often."""
         self._events: list[tuple[float, int, Callable[..., object], tuple[Any, ...]]] = []
         self._ready: deque[asyncio.Handle] = deque()
         self._count = 0

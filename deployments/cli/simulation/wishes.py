@@ -31,7 +31,7 @@ _LOG = re.compile(r".+\.jsonl(\.\d+)?(\.gz)?")
 """The name of a log, also of one that was turned over or packed."""
 LONG_S = 2 * 3600.0
 """Seconds of a trace above which the simulated parts look and tell less often."""
-COARSE = "; a long trace, so the controller looks each 5 s, and replicas and fronts tell less often"
+COARSE = "; a long trace, so the controller looks each 10 s; replicas and fronts tell less often"
 DEFAULT_MODEL, CURRENT_MODEL = "default", "current"
 
 

@@ -8,11 +8,12 @@ from benchmarks.placement.live.lasting_set import LastingTurn, lasting_turn
 from benchmarks.placement.live.lasting_set import options_of as lasting_options
 from benchmarks.placement.live.lasting_set import requests_of as lasting_requests
 from benchmarks.placement.live.lasting_set import row_of as lasting_row
-from benchmarks.placement.live.moving_set import ADAPTERS, MovingPairs, MovingTurn, moving_turn
+from benchmarks.placement.live.moving_set import MovingTurn, moving_turn
 from benchmarks.placement.live.moving_set import options_of as moving_options
 from benchmarks.placement.live.moving_set import requests_of as moving_requests
 from benchmarks.placement.live.moving_set import row_of as moving_row
 from benchmarks.placement.live.turns import Turn, TurnRequest
+from benchmarks.placement.planning.moving_pairs import ADAPTERS, MovingPairs
 from cluster.simulation.trace import ServedFacts
 from cluster.simulation.traces.asking import AdapterNames
 

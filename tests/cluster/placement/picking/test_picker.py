@@ -200,6 +200,30 @@ def test_ties_go_by_rendezvous_whatever_the_order_of_arrival(build) -> None:
         assert choice.decided_by == "home"
 
 
+def test_of_equal_replicas_the_placed_one_is_taken_and_the_one_with_the_fewest_adapters(
+    build,
+) -> None:
+    home, second = order("digest-a", ("r0", "r1"))
+    there = (build.resident("a"), build.resident("b"))
+    for desired, chosen in (
+        ({}, home),
+        ({second: ("a",)}, second),
+        ({home: ("a", "b"), second: ("a",)}, second),
+        ({home: ("a",), second: ("a",)}, home),
+        ({second: ("b",)}, home),
+    ):
+        view = view_of(
+            *(
+                build.snapshot(name, resident=there, desired=desired.get(name, ()))
+                for name in (home, second)
+            )
+        )
+        assert pick(view, "a").replica_id == chosen
+    home, second = order("", ("r0", "r1"))
+    view = view_of(build.snapshot(home, desired=("a",)), build.snapshot(second))
+    assert pick(view).replica_id == home, "without adapters the plan says nothing"
+
+
 def test_a_set_that_nobody_has_goes_to_one_of_its_homes(build) -> None:
     names = [f"r{i}" for i in range(5)]
     home, second, *others = order("digest-a", names)

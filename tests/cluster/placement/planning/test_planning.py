@@ -144,14 +144,27 @@ def test_one_adapter_at_one_request_a_second_has_one_copy_on_a_hundred_replicas(
     assert planned.moves == ()
 
 
-def test_a_copy_goes_only_when_its_work_has_gone_from_both_clocks() -> None:
-    rooms = [room_of("r0", "a"), room_of("r1", "a")]
+def test_a_copy_gives_way_only_when_its_work_has_gone_from_both_clocks() -> None:
+    rooms = [room_of("r0", "a"), room_of("r1", "ab", slots=2, desired="a")]
     for fast, slow, copies in ((1.0, 8.0, 2), (8.0, 1.0, 2), (1.0, 1.0, 1)):
-        demand = demand_of(rate_of("acme", "a", fast, slow))
+        demand = demand_of(rate_of("acme", "a", fast, slow), b=0.4)
         planned = plan(inputs_of(rooms, demand, previous={("a",): 2}))
         assert planned_set(planned, "a").copies == copies
         assert len(released(planned)) == 2 - copies
     assert planned.moves[0].reason == "served elsewhere: r0 has it"
+
+
+def test_more_copies_that_picks_brought_stay_in_room_that_nothing_else_has() -> None:
+    spilled = [room_of("r0", "ab"), room_of("r1", "ba", desired="b", slots=3)]
+    demand = demand_of(a=1.0, b=1.0)
+    kept = plan(inputs_of(spilled, demand))
+    assert kept.moves == ()
+    assert set(kept.desired["r1"]) == {"a", "b"}
+    assert plan(follow(inputs_of(spilled, demand), kept)).moves == ()
+    other = [spilled[0], room_of("r1", "bac", desired="ba", slots=3)]
+    needed = plan(inputs_of(other, demand_of(a=1.0, b=1.0, c=0.1)))
+    assert needed.desired["r1"][0] == "c", "what only it has is placed first"
+    assert len(needed.desired["r1"]) == 2
 
 
 def test_least_copies_are_promised_and_most_copies_are_kept() -> None:
@@ -175,7 +188,7 @@ def test_a_new_replica_is_filled_until_the_work_is_even() -> None:
     after = follow(inputs, planned)
     settled = plan(after)
     assert set(settled.desired["r1"]) == moved
-    assert moved.isdisjoint(settled.desired["r0"]), "what serves elsewhere may go"
+    assert moved.isdisjoint(settled.desired["r0"][:5]), "what serves elsewhere comes last"
     assert fetched(settled) == []
     assert plan(follow(after, settled)).moves == ()
 

@@ -194,7 +194,7 @@ def test_the_batch_fits_the_strictest_tier() -> None:
 
 def test_work_is_what_the_cost_model_says() -> None:
     step = StepCost(0.02, 0.001, 0.002, 0.0001, 1e-9)
-    rate = replace(demand(2.0, "a"), prompt_tokens=160.0, generated_tokens=32.0)
+    rate = demand(2.0, "a")._replace(prompt_tokens=160.0, generated_tokens=32.0)
     model = work_model(
         CostModel(step=step),
         Demand((rate,)),
@@ -210,7 +210,7 @@ def test_work_is_what_the_cost_model_says() -> None:
 def test_answers_that_wait_are_queued_work_as_prompts_are() -> None:
     """Short prompts with long answers wait: hardly any prompt token is queued."""
     loop = ScaleLoop(WIDE, CostModel(), count=1)
-    rate = replace(demand(2.0, "a", prompt=20.0), generated_tokens=200.0)
+    rate = demand(2.0, "a", prompt=20.0)._replace(generated_tokens=200.0)
     given = loop.inputs(
         Demand((rate,)), predicted_ttft={"standard": 30.0}, backlog_s=1.6, queued=100
     )

@@ -329,7 +329,7 @@ def test_a_long_trace_says_that_parts_look_less_often(braid: Braid, tmp_path: Pa
     log = recorded_log(tmp_path, 90.0)
     result = braid("simulate", "--log", log, "--baselines", "none", "--workers", 1, "--json")
     assert result.exit_code == 0, result.stderr
-    assert "looks each 5 s" in json.loads(result.stdout)["setup"]["cluster"]
+    assert "looks each 10 s" in json.loads(result.stdout)["setup"]["cluster"]
 
 
 @pytest.mark.slow
