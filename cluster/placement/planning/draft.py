@@ -93,10 +93,7 @@ class Draft:
     def promise(
         self, members: AdapterSet, copies: int, rule: PlacedFor, *, by: str | None = None
     ) -> None:
-        """Place copies of a set where it is, or else have them fetched where least is to do.
-
-        ``by`` names the field of the policy that promises them, where it says how many.
-        """
+        """Place copies, promised ``by`` a field, where the set is, or else where least is to do."""
         told, copies = copies, min(copies, len(self.board.places))
         placed = self.placed.setdefault(members, [])
         waits = self._spent and not self.whole.get(members, True)
@@ -191,7 +188,7 @@ class Draft:
 
     def _takes(self, members: AdapterSet, place: Place, *, promised: bool = False) -> bool:
         fits = place.fits(members, self.sizes, promised=promised)
-        return fits and self.most.allow(members, place)
+        return fits and (not self.inputs.most or self.most.allow(members, place))
 
     def _name(self, members: AdapterSet, rule: PlacedFor) -> None:
         if self._rule.setdefault(members, rule) is PlacedFor.COMING:

@@ -132,7 +132,8 @@ def keep_spilled(draft: Draft) -> None:
     more = []
     for members, places in draft.whole.items():
         density, placed = draft.wanted[members].density, len(draft.placed.get(members, ()))
-        more += [(-density / copy, copy, members) for copy in range(placed + 1, len(places) + 1)]
+        most = min(len(places), draft.most.of(members, draft.rules.most) or len(places))
+        more += [(-density / copy, copy, members) for copy in range(placed + 1, most + 1)]
     for _, _, members in sorted(more):
         draft.keep(members, PlacedFor.KEPT)
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cache
 
 from cluster.domain.ids import TenantId
 from cluster.placement.policy import ClusterPolicy
@@ -39,7 +40,7 @@ class PlanningRules:
 
     def promised_to(self, tenant: TenantId) -> LeastCopies:
         """Return the copies that a tenant is promised of each set that it asks for."""
-        return self.promised.get(tenant) or LeastCopies(self.least)
+        return self.promised.get(tenant) or _to_all(self.least)
 
     def ask_the_same(self, earlier: "PlanningRules") -> bool:
         """Report whether two rules are alike for all tenants that both know."""
@@ -50,6 +51,12 @@ class PlanningRules:
             and self.promised.get(tenant) == earlier.promised.get(tenant)
             for tenant in both
         )
+
+
+@cache
+def _to_all(copies: int) -> LeastCopies:
+    """Return one object for all sets: thousands of equal ones keep the garbage collector busy."""
+    return LeastCopies(copies)
 
 
 def rules_of(

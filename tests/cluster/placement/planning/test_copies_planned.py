@@ -99,6 +99,18 @@ def test_no_more_copies_are_made_of_an_adapter_than_its_rule_allows() -> None:
     assert planned_set(plan(wider), "a").copies == 2, "the rule is narrower than the policy's bound"
 
 
+def test_copies_that_picks_have_made_beyond_a_bound_are_not_planned() -> None:
+    rooms = [room_of(name, "a", desired="") for name in ("r0", "r1", "r2")]
+    demand = demand_of(a=1.0)
+
+    def planned_on(**given: object) -> int:
+        return len(planned_set(plan(inputs_of(rooms, demand, **given)), "a").replicas)
+
+    assert planned_on() == 3
+    assert planned_on(rules=PlanningRules(most=2)) == 2
+    assert planned_on(most={"a": 1}) == 1
+
+
 def test_a_rule_wins_over_what_a_tier_promises() -> None:
     rooms = [room_of("r0", "a"), room_of("r1")]
     planned = plan(inputs_of(rooms, demand_of(a=1.0), rules=RULES, most={"a": 1}))
