@@ -202,7 +202,7 @@ def test_little_work_is_not_evened_out() -> None:
 
 def test_answers_are_evened_out_by_how_they_slow_each_other_down() -> None:
     def evened(room, slowing: float, **others: float) -> list[tuple[str, str]]:
-        answers = [replace(rate_of("acme", n, 0.25), generated_tokens=40.0) for n in "ab"]
+        answers = [rate_of("acme", n, 0.25)._replace(generated_tokens=40.0) for n in "ab"]
         work = WorkModel(StepCost(0.036 - 16 * slowing, 0.0, slowing, 0.0, 0.0, 0.0), 16, 16, {})
         inputs = inputs_of([room_of("r0", "ab"), room], demand_of(*answers, **others))
         return fetched(plan(replace(inputs, work=work)))
