@@ -113,7 +113,11 @@ def _relieve(draft: Draft, busy: Place, sets: list[WantedSet]) -> bool:
 
 
 def keep_brought(draft: Draft) -> None:
-    """Place what demand has brought in where it is: what tenants are owed, then the densest."""
+    """Place what demand has brought in where it is: what tenants are owed, then the densest.
+
+    Of what is owed, what was placed before comes first: another tenant that asks for more does not
+    take its room.
+    """
     pools = (1.0 - draft.rules.spare) * len(draft.board.places)
     owed = owed_sets(draft.wanted.values(), draft.shares, draft.rules, pools)
     there = []
@@ -121,8 +125,9 @@ def keep_brought(draft: Draft) -> None:
         if places:
             stays = any(place.before.issuperset(members) for place in places)
             density = draft.wanted[members].density / draft.copies[members]
-            there.append((members not in owed, -density * (DENSER if stays else 1.0), members))
-    for beyond, _, members in sorted(there):
+            beyond, held = members not in owed, DENSER if stays else 1.0
+            there.append((beyond, not (beyond or stays), -density * held, members))
+    for beyond, _, _, members in sorted(there):
         for _ in range(draft.copies[members] - draft.ready(members)):
             draft.keep(members, PlacedFor.KEPT if beyond else PlacedFor.OWED)
 
