@@ -14,6 +14,7 @@ from cluster.placement.planning.plan import (
     MoveKind,
     Plan,
     PlanInputs,
+    PlannedSet,
     ReplicaRoom,
     ResidentCopy,
 )
@@ -141,3 +142,9 @@ def released(planned: Plan) -> list[tuple[str, str]]:
     return [
         (move.replica_id, move.digest) for move in planned.moves if move.kind is MoveKind.RELEASE
     ]
+
+
+def planned_set(planned: Plan, *names: str) -> PlannedSet:
+    """Return the set of these adapters in a plan that has it once."""
+    (found,) = [one for one in planned.sets if one.members == names]
+    return found

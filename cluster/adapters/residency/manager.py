@@ -18,7 +18,6 @@ from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 
-from cluster.adapters.format.peft_config import module_ranks
 from cluster.adapters.residency.dispatcher import ResidencyDispatcher
 from cluster.adapters.residency.host_tier import HostTier
 from cluster.adapters.residency.load_counts import LoadCounts
@@ -35,6 +34,7 @@ from cluster.adapters.residency.residency_types import (
     PlacementAck,
     SizedVersion,
     VersionSource,
+    sized_version,
 )
 from cluster.clock import Clock
 from cluster.config import AdapterConfig
@@ -488,23 +488,3 @@ class AdapterManager:
     def _refuse_if_closed(self) -> None:
         if self._closed:
             raise AdapterLoadFailed("the adapter manager is closed")
-
-
-def sized_version(entry: AdapterEntry, bank: AdapterBankProtocol) -> SizedVersion:
-    """Compute the room that a version needs.
-
-    Raises:
-        AdapterError: it does not fit the base model.
-    """
-    manifest = entry.manifest
-    try:
-        nbytes = bank.required_nbytes(module_ranks(manifest))
-    except ValueError as error:
-        raise AdapterError(f"adapter {entry.key.alias}: does not fit the base: {error}") from error
-    return SizedVersion(
-        entry.key.digest,
-        entry.key.alias,
-        manifest.max_rank,
-        nbytes,
-        manifest.invocation_tokens,
-    )

@@ -4,9 +4,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
+from cluster.adapters.format.peft_config import module_ranks
 from cluster.domain.adapter import AdapterEntry, AdapterState
 from cluster.domain.ids import AdapterDigest, Slot, TenantId
 from cluster.domain.plan_version import PlanVersion
+from cluster.errors import AdapterError
 
 AdapterTier = Literal["device", "loading", "host", "disk"]
 """Says how near an adapter is: in its slot, on its way there, in host memory, or in its files."""
@@ -120,3 +122,23 @@ class HostAdapterProtocol(Protocol):
     def nbytes(self) -> int:
         """Bytes in host memory: as many as ``required_nbytes`` returned."""
         ...
+
+
+def sized_version(entry: AdapterEntry, bank: AdapterBankProtocol) -> SizedVersion:
+    """Compute the room that a version needs.
+
+    Raises:
+        AdapterError: it does not fit the base model.
+    """
+    manifest = entry.manifest
+    try:
+        nbytes = bank.required_nbytes(module_ranks(manifest))
+    except ValueError as error:
+        raise AdapterError(f"adapter {entry.key.alias}: does not fit the base: {error}") from error
+    return SizedVersion(
+        entry.key.digest,
+        entry.key.alias,
+        manifest.max_rank,
+        nbytes,
+        manifest.invocation_tokens,
+    )

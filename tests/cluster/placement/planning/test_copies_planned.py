@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from cluster.placement.planning import reasons
-from cluster.placement.planning.plan import ChurnLeft, PlacedFor, Plan, PlannedSet
+from cluster.placement.planning.plan import ChurnLeft, PlacedFor
 from cluster.placement.planning.planner import plan
 from cluster.placement.planning.rules import PlanningRules, rules_of
 from cluster.placement.policy.policy_load import parse_policy
@@ -13,6 +13,7 @@ from tests.support.planning_cases import (
     fetched,
     follow,
     inputs_of,
+    planned_set,
     rate_of,
     released,
     room_of,
@@ -23,11 +24,6 @@ RULES = PlanningRules(
     weights={"acme": 1.0, "globex": 1.0},
     promised={"acme": GOLD, "globex": LeastCopies(1)},
 )
-
-
-def planned_set(planned: Plan, *names: str) -> PlannedSet:
-    (found,) = [one for one in planned.sets if one.members == names]
-    return found
 
 
 def test_each_set_of_a_tiers_tenant_has_the_copies_that_it_promises() -> None:

@@ -15,15 +15,11 @@ from tests.support.planning_cases import (
     fetched,
     follow,
     inputs_of,
+    planned_set,
     rate_of,
     released,
     room_of,
 )
-
-
-def planned_set(planned, *names: str):
-    (found,) = [one for one in planned.sets if one.members == names]
-    return found
 
 
 def test_what_demand_brought_in_is_kept_without_a_move() -> None:
