@@ -91,6 +91,7 @@ def test_another_tenants_decision_is_no_use(cluster: LocalCluster) -> None:
 
 def test_route_decides_only(cluster: LocalCluster) -> None:
     prompt = fresh("find all files larger than 10 MB")
+    cluster.wait_until_at_rest(30)
     generated = cluster.metric("braid_engine_generated_tokens_total")
     answer = cluster.post("/v1/route", "acme", {"prompt": prompt}).json()
     assert answer["source"] == "computed"

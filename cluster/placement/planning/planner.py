@@ -77,12 +77,15 @@ def add_copies(draft: Draft) -> None:
 
 
 def even_out(draft: Draft) -> None:
-    """Have sets of replicas with much work fetched by those with little, while that pays."""
+    """Have sets of replicas with much work fetched by those with little, while that pays.
+
+    Sets that earlier steps have placed stay there.
+    """
     board = draft.board
     most = draft.rules.bound * board.mean_work + 1e-9
     alone: dict[int, list[WantedSet]] = {}
     for members, places in draft.whole.items():
-        if len(places) == 1 and places[0].work > most:
+        if len(places) == 1 and places[0].work > most and not draft.placed.get(members):
             alone.setdefault(places[0].index, []).append(draft.wanted[members])
     for busy in board.busiest(_RELIEVED):
         sets = alone.get(busy.index, [])

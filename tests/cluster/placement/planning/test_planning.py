@@ -196,6 +196,15 @@ def test_little_work_is_not_evened_out() -> None:
     assert plan(inputs_of(rooms, demand_of(a=0.05, b=0.05))).moves == ()
 
 
+def test_what_has_a_place_by_then_is_not_moved_to_even_out_work() -> None:
+    demand = demand_of(a=3.0, b=2.0)
+    assert fetched(plan(inputs_of([room_of("r0", "ab"), room_of("r1")], demand))) != []
+    coming = [room_of("r0", "", coming="ab", desired="ab"), room_of("r1")]
+    assert fetched(plan(inputs_of(coming, demand, rules=PlanningRules(target=8.0)))) == []
+    rooms = [room_of("r0", "ab"), room_of("r1")]
+    assert fetched(plan(inputs_of(rooms, demand, pins={"a": 1, "b": 1}))) == []
+
+
 def test_answers_are_evened_out_by_how_they_slow_each_other_down() -> None:
     def evened(room, slowing: float, **others: float) -> list[tuple[str, str]]:
         answers = [rate_of("acme", n, 0.25)._replace(generated_tokens=40.0) for n in "ab"]
