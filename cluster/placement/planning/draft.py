@@ -74,7 +74,9 @@ class Draft:
 
     def keep(self, members: AdapterSet, rule: PlacedFor) -> None:
         """Place one more copy of a set where it is, if it fits anywhere there."""
-        placed, options = self.placed.get(members, ()), self.whole[members]
+        placed, options = self.placed.get(members), self.whole[members]
+        if placed:
+            options = [place for place in options if place not in placed]
         if len(options) > 1:
             options = sorted(
                 options,
@@ -86,7 +88,7 @@ class Draft:
                 ),
             )
         for place in options:
-            if place not in placed and self._takes(members, place):
+            if self._takes(members, place):
                 self.put(members, place, rule)
                 return
 
@@ -281,20 +283,19 @@ class Draft:
         pins = self.inputs.pins
         idle = sorted((d,) for d in pins if (d,) in self.placed and (d,) not in self.wanted)
         for members in (*idle, *self.wanted):
-            one = self.wanted.get(members)
             placed = self.placed.get(members, [])
             if len(placed) > 1:
                 placed = sorted(placed, key=lambda place: place.index)
-            pinned = pins.get(members[0], 0) if len(members) == 1 else 0
+            pinned = pins.get(members[0], 0) if pins and len(members) == 1 else 0
             yield PlannedSet(
                 members,
                 tuple([self.aliases[digest] for digest in members]),
                 self._rule.get(members, PlacedFor.DEMAND),
                 tuple([place.room.replica_id for place in placed]),
-                present=len(self.whole.get(members, ())),
-                copies=max(self.copies.get(members, 0), pinned),
-                previous=self.inputs.previous.get(members, 1),
-                pinned=pinned,
-                most=self.most.of(members, self.rules.most),
-                wanted=one,
+                len(self.whole.get(members, ())),
+                max(self.copies.get(members, 0), pinned),
+                self.inputs.previous.get(members, 1),
+                pinned,
+                self.most.of(members, self.rules.most),
+                self.wanted.get(members),
             )
