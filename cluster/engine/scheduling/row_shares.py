@@ -200,18 +200,25 @@ class RowShares:
     def _raise_floor(self) -> None:
         """Raise the floor to what those that ask for more were served, and the others to it."""
         satisfied: list[TenantRows] = []
-        asking: list[TenantRows] = []
+        served = weights = highest = 0.0
         rows, parts = self._rows, self.parts()
         for name, tenant in self._tenants.items():
-            is_satisfied = tenant.live == tenant.rows <= rows * parts[name]
-            (satisfied if is_satisfied else asking).append(tenant)
-        if asking:
-            served = sum([tenant.weight * tenant.served for tenant in asking])
-            level = served / sum([tenant.weight for tenant in asking])
+            if tenant.live == tenant.rows <= rows * parts[name]:
+                satisfied.append(tenant)
+                if tenant.served > highest:
+                    highest = tenant.served
+            else:
+                served += tenant.weight * tenant.served
+                weights += tenant.weight
+        if weights:
+            level = served / weights
+        elif satisfied:
+            level = highest
         else:
-            ends = [tenant.served for tenant in satisfied] or self._ahead.values()
-            level = max(ends, default=self._floor)
-        floor = self._floor = max(self._floor, level)
+            level = max(self._ahead.values(), default=0.0)
+        floor = self._floor
+        if level > floor:
+            floor = self._floor = level
         for tenant in satisfied:
             if tenant.served < floor:
                 tenant.served = floor

@@ -25,7 +25,7 @@ from cluster.simulation.replica.engine_port import (
     SequenceNews,
 )
 from cluster.simulation.replica.fast_batch import FastBatch
-from cluster.simulation.replica.fast_rows import FastRow, StepRun
+from cluster.simulation.replica.fast_rows import FastRow, StepRun, WorkSums
 from cluster.simulation.replica.prefix_memory import PrefixMemory
 from cluster.simulation.replica.step_pace import StepPace
 from cluster.simulation.virtual.virtual_process import VirtualProcess
@@ -62,7 +62,7 @@ class FastEngine:
         self._run: StepRun | None = None
         self._turn = 0  # names the run whose end is awaited
         self._waking = False
-        self._totals = StepTotals()
+        self._done = WorkSums()
         self._generated = 0
 
     @property
@@ -90,9 +90,7 @@ class FastEngine:
     @property
     def totals(self) -> StepTotals:
         """Return the work of all steps that have ended."""
-        if self._run is None:
-            return self._totals
-        return self._run.totals_after(self._totals, self._run.ended_by(self._now))
+        return self._done.totals(self._run, self._now)
 
     @property
     def _now(self) -> float:
@@ -172,11 +170,13 @@ class FastEngine:
         if turn != self._turn or run is None:
             return  # cut meanwhile
         self._run = None
-        self._totals = run.totals_after(self._totals, run.steps)
+        self._done.add(run, run.steps)
         self._batch.count_run(run)
+        unnamed = self._memory.unnamed
         for row in run.decoding:
             self._grow(row, run.steps)
-        self._memory.make_room()  # for what grew before anything ends
+        if self._memory.unnamed > unnamed:
+            self._memory.make_room()  # for what grew before anything ends
         news: list[SequenceNews] = []
         for row in run.decoding:
             self._advance(row, run.steps, run.steps, news)

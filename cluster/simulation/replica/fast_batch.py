@@ -30,7 +30,7 @@ class FastBatch:
     @property
     def waiting(self) -> int:
         """Return the rows that do not run."""
-        return len(self._order)
+        return len(self.rows) - len(self.running)
 
     @property
     def has_places(self) -> bool:
@@ -117,14 +117,15 @@ class FastBatch:
         memory, size = self._memory, self._config.block_size
         while True:
             decoding = [row for row in self.running if row.tokens - row.computed == 1]
-            short = [row for row in decoding if -(-row.tokens // size) > row.blocks]
+            short = [row for row in decoding if row.tokens > row.blocks * size]
             if len(short) <= memory.free or len(self.running) < 2:
                 break
             self._preempt(self._row_to_preempt(short[max(0, memory.free)]))
-        for row in short:
-            row.blocks += 1
-        memory.unnamed += len(short)
-        memory.make_room()
+        if short:
+            for row in short:
+                row.blocks += 1
+            memory.unnamed += len(short)
+            memory.make_room()
         return decoding
 
     def admit(self, prefills: list[tuple[FastRow, int]], budget: int) -> None:
