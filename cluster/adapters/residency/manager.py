@@ -190,6 +190,8 @@ class AdapterManager:
         """End a lease; ending it again does nothing."""
         if not self._pool.release_lease(lease.id):
             return
+        if self._queue.is_empty:
+            return
         if lease.digests:
             self._queue.count_release()
         self._dispatcher.serve()
