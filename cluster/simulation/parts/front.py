@@ -106,8 +106,11 @@ class SimulatedFront:
 
     def _send(self, tracked: Tracked) -> None:
         """Find a replica for a request and hand it over, or end it."""
-        task = self.process.loop.start(self._find_replica(tracked))
-        if task is not None:
+        request = self._pick_request(tracked)
+        chosen = self._waiting.pick_at_once(request)
+        if chosen is not None:
+            self._join_replica(tracked, chosen, request)
+        elif (task := self.process.loop.start(self._find_replica(tracked))) is not None:
             self._tasks[tracked.index] = task
 
     async def _find_replica(self, tracked: Tracked) -> None:
