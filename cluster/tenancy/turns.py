@@ -102,7 +102,7 @@ class Turns(Generic[FlowT]):
         if cost < 1:
             raise ValueError(f"a cost is {cost}, expected at least 1")
         if flow is self.first:
-            heaviest = max(other.weight for other in self)
+            heaviest = max([other.weight for _, _, other in self._order])
             self.clock = max(self.clock, flow.start + _span(cost, heaviest))
         self.leave(flow)
         self._insert(flow, flow.start + _span(cost, flow.weight))

@@ -201,9 +201,10 @@ class RowShares:
         """Raise the floor to what those that ask for more were served, and the others to it."""
         satisfied: list[TenantRows] = []
         served = weights = highest = 0.0
-        rows, parts = self._rows, self.parts()
-        for name, tenant in self._tenants.items():
-            if tenant.live == tenant.rows <= rows * parts[name]:
+        rows, tenants = self._rows, self._tenants.values()
+        total = sum([tenant.weight for tenant in tenants])
+        for tenant in tenants:
+            if tenant.live == tenant.rows <= rows * (tenant.weight / total):
                 satisfied.append(tenant)
                 if tenant.served > highest:
                     highest = tenant.served

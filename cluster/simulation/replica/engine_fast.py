@@ -115,12 +115,14 @@ class FastEngine:
             stop_token_ids=_STOPS,
             max_model_len=self.max_model_len,
         )
-        sizes = tuple((slot, *self._adapter_size(slot)) for slot in work.slots)
-        whole = sequence.prompt_len // self._config.block_size if self._config.prefix_cache else 0
-        names = tuple(f"{work.namespace}{block:x}" for block in work.prefix[:whole])
+        sizes = tuple([(slot, *self._adapter_size(slot)) for slot in work.slots])
+        names: tuple[str, ...] = ()
+        if work.prefix and self._config.prefix_cache:
+            whole = work.prefix[: sequence.prompt_len // self._config.block_size]
+            names = tuple([f"{work.namespace}{block:x}" for block in whole])
         end = min(work.generated_tokens, sequence.max_len - sequence.prompt_len)
         row = FastRow(sequence, end, names, sizes, sequence.num_tokens)
-        row.rank = sum(rank for _, _, rank in sizes)
+        row.rank = sum([rank for _, _, rank in sizes])
         self._batch.add(row)
         if row.generated >= row.end:
             self._next_deadline = -math.inf

@@ -200,7 +200,7 @@ class FastBatch:
             return 0
         size = self._config.block_size
         own = -(-(row.sequence.max_len - 1) // size) > -(-row.tokens // size)
-        return own + sum(other.may_grow(size) for other in self.running)
+        return own + sum([other.may_grow(size) for other in self.running])
 
     def _leave(self, row: FastRow) -> None:
         self.running.remove(row)

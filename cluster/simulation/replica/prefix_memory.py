@@ -53,7 +53,7 @@ class PrefixMemory:
     def new_blocks(self, names: Sequence[BlockName], total: int) -> int:
         """Return by how much holding ``names`` among ``total`` blocks lowers ``free``."""
         held = self._held
-        return total - sum(1 for name in names if name in held)
+        return total - sum([name in held for name in names])
 
     def hold(self, names: Sequence[BlockName]) -> None:
         """Count a holder of each of these blocks, computed or not."""
