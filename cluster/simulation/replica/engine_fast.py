@@ -120,11 +120,11 @@ class FastEngine:
         if work.prefix and self._config.prefix_cache:
             whole = work.prefix[: sequence.prompt_len // self._config.block_size]
             names = tuple([f"{work.namespace}{block:x}" for block in whole])
-        end = min(work.generated_tokens, sequence.max_len - sequence.prompt_len)
+        end = min(sequence.prompt_len + work.generated_tokens, sequence.max_len)
         row = FastRow(sequence, end, names, sizes, sequence.num_tokens)
         row.rank = sum([rank for _, _, rank in sizes])
         self._batch.add(row)
-        if row.generated >= row.end:
+        if row.tokens >= row.end:
             self._next_deadline = -math.inf
         if sequence.request.deadline_at is not None:
             self._next_deadline = min(self._next_deadline, sequence.request.deadline_at)
@@ -203,7 +203,7 @@ class FastEngine:
         self._generated += sampled
         if first and before < len(row.names):
             self._batch.publish(row, before)
-        if row.generated >= row.end:
+        if row.tokens >= row.end:
             stopped = row.tokens < sequence.max_len
             self._end(row, FinishReason.STOP if stopped else FinishReason.LENGTH, news)
         elif first and sampled:
@@ -239,7 +239,7 @@ class FastEngine:
         size, rows = self._config.block_size, len(decoding)
         steps = 1
         if not prefills:
-            steps = min([row.end - row.generated for row in decoding])
+            steps = min([row.end - row.tokens for row in decoding])
             within = 1 + min([row.blocks * size - row.tokens for row in decoding])
             steps = max(1, min(steps, max(within, size * (self._memory.free // rows))))
             if self._batch.is_contended and self._batch.waiting:
@@ -290,7 +290,7 @@ class FastEngine:
         self._next_deadline = math.inf
         for row in tuple(self._batch.rows.values()):
             deadline = row.sequence.request.deadline_at
-            if row.generated >= row.end:
+            if row.tokens >= row.end:
                 self._end(row, FinishReason.LENGTH, news)
             elif deadline is not None and deadline <= now:
                 self._end(row, FinishReason.DEADLINE, news)

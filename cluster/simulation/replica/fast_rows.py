@@ -1,7 +1,7 @@
 """The batch of the fast engine, as numbers: its rows, and what a run of equal steps costs."""
 
 import math
-from dataclasses import astuple, dataclass, replace
+from dataclasses import dataclass, replace
 
 from cluster.domain.work import StepTotals
 from cluster.engine.sequence import EngineSequence
@@ -13,7 +13,7 @@ class FastRow:
     """One sequence, without its tokens and blocks: only how many there are."""
 
     sequence: EngineSequence
-    end: int  # tokens of its completion at which it ends
+    end: int  # tokens, of its prompt and completion, at which it ends
     names: tuple[BlockName, ...]  # of its prompt's whole blocks
     sizes: tuple[tuple[int, int, int], ...]  # (slot, bytes, rank) of its adapters
     tokens: int  # prompt and completion so far
@@ -116,4 +116,12 @@ class WorkSums:
         if run is not None:
             sums = replace(self)
             sums.add(run, run.ended_by(now))
-        return StepTotals(*astuple(sums))
+        return StepTotals(
+            sums.steps,
+            sums.prefill_tokens,
+            sums.decode_rows,
+            sums.context_blocks,
+            sums.adapter_bytes,
+            sums.rank_rows,
+            sums.seconds,
+        )

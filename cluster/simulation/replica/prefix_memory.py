@@ -105,8 +105,7 @@ class PrefixMemory:
         while excess > 0:
             name, (released, blocks) = self._idle.popitem(last=False)
             dropped = min(blocks, excess)
-            for _ in range(dropped):
-                self._ages.observe(now - released)
+            self._ages.observe(now - released, dropped)
             if dropped < blocks:
                 self._idle[name] = released, blocks - dropped
                 self._idle.move_to_end(name, last=False)
