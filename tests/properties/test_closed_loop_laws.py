@@ -9,7 +9,7 @@ import random
 from dataclasses import replace
 
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from cluster.placement.cost.fit import STEP_NAMES
@@ -21,7 +21,7 @@ from tests.support.scale_loop import MODELS, WIDE, key
 
 SETTLED_S = 960.0
 """Four half-lives of the slow clock: what it still lacks is less than one of 12 replicas."""
-SLOW_LOOKS = settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+SLOW_LOOKS = settings(max_examples=5)
 STARTS_S = st.sampled_from([1.0, 30.0, 120.0])
 PATIENT = WIDE.model_copy(
     update={

@@ -93,7 +93,7 @@ def test_another_tenants_adapter_is_not_found_whatever_its_weight(
 _weights = st.floats(-10, 10).filter(lambda weight: weight != 0)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(first=st.tuples(_weights, _weights), second=st.tuples(_weights, _weights))
 def test_mixtures_have_equal_digests_exactly_when_they_are_equal(
     directory: Any, first: tuple[float, float], second: tuple[float, float]

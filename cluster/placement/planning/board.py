@@ -16,8 +16,9 @@ class Place:
     """One replica while a plan is made."""
 
     __slots__ = (
-        "_busy", "_most_kept", "_most_promised", "_taken", "assigned", "avoid", "before",
-        "coming", "given", "held", "index", "kept", "room", "there", "work",
+        "_busy", "_free_bytes", "_free_slots", "_most_kept", "_most_promised", "_taken",
+        "assigned", "avoid", "before", "coming", "given", "held", "index", "kept", "room",
+        "there", "work",
     )  # fmt: skip
 
     def __init__(
@@ -36,6 +37,8 @@ class Place:
         self.given = 0  # sets that it did not have before
         self._busy = {c.digest: c.nbytes for c in room.resident if c.busy}  # and not assigned
         self._taken = sum(self._busy.values())  # bytes, of what is busy or assigned
+        self._free_slots = room.slots - len(self.there)  # of what is neither there nor assigned
+        self._free_bytes = room.bytes_limit - sum([copy.nbytes for copy in room.resident])
         self._most_promised = room.slots, float(room.bytes_limit)
         self._most_kept = (
             room.slots - math.ceil(spare * room.slots),
@@ -86,9 +89,12 @@ class Place:
         """Plan the members here."""
         for digest in members:
             if digest not in self.assigned:
-                self.assigned[digest] = self.nbytes(digest, sizes)
+                self.assigned[digest] = nbytes = self.nbytes(digest, sizes)
                 if self._busy.pop(digest, None) is None:
-                    self._taken += self.assigned[digest]
+                    self._taken += nbytes
+                if digest not in self.there:
+                    self._free_slots -= 1
+                    self._free_bytes -= nbytes
 
     def evicted_for(
         self,
@@ -97,23 +103,26 @@ class Place:
         worth: Mapping[AdapterDigest, float],
     ) -> list[AdapterDigest] | None:
         """Return what would have to go for the members, least worth first; None: that cannot be."""
-        taken = {digest: copy.nbytes for digest, copy in self.there.items()} | self.assigned
+        there, assigned = self.there, self.assigned
+        slots, nbytes = -self._free_slots, -self._free_bytes
         for digest in members:
-            taken[digest] = self.nbytes(digest, sizes)
-        slots = len(taken) - self.room.slots
-        nbytes = sum(taken.values()) - self.room.bytes_limit
+            if digest not in there and digest not in assigned:
+                slots += 1
+                nbytes += sizes[digest]
         going: list[AdapterDigest] = []
         if slots <= 0 and nbytes <= 0:
             return going
         idle = sorted(
-            (worth.get(digest, 0.0), digest)
-            for digest, copy in self.there.items()
-            if not (copy.busy or digest in self.assigned or digest in members)
+            [
+                (worth.get(digest, 0.0), digest, copy.nbytes)
+                for digest, copy in there.items()
+                if not (copy.busy or digest in assigned or digest in members)
+            ]
         )
-        for _, digest in idle:
+        for _, digest, freed in idle:
             going.append(digest)
             slots -= 1
-            nbytes -= taken[digest]
+            nbytes -= freed
             if slots <= 0 and nbytes <= 0:
                 return going
         return None

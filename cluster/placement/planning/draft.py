@@ -74,7 +74,9 @@ class Draft:
 
     def keep(self, members: AdapterSet, rule: PlacedFor) -> None:
         """Place one more copy of a set where it is, if it fits anywhere there."""
-        placed, options = self.placed.get(members, ()), self.whole[members]
+        placed, options = self.placed.get(members), self.whole[members]
+        if placed:
+            options = [place for place in options if place not in placed]
         if len(options) > 1:
             options = sorted(
                 options,
@@ -86,7 +88,7 @@ class Draft:
                 ),
             )
         for place in options:
-            if place not in placed and self._takes(members, place):
+            if self._takes(members, place):
                 self.put(members, place, rule)
                 return
 

@@ -139,9 +139,11 @@ def keep_spilled(draft: Draft) -> None:
     """Place more copies of sets where picks have brought them, in room that nothing else has."""
     more = []
     for members, places in draft.whole.items():
-        density, placed = draft.wanted[members].density, len(draft.placed.get(members, ()))
-        most = min(len(places), draft.most.of(members, draft.rules.most) or len(places))
-        more += [(-density / copy, copy, members) for copy in range(placed + 1, most + 1)]
+        placed = len(draft.placed.get(members, ()))
+        if placed < len(places):
+            density = draft.wanted[members].density
+            most = min(len(places), draft.most.of(members, draft.rules.most) or len(places))
+            more += [(-density / copy, copy, members) for copy in range(placed + 1, most + 1)]
     for _, _, members in sorted(more):
         draft.keep(members, PlacedFor.KEPT)
 

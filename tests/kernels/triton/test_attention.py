@@ -206,7 +206,7 @@ def test_unchanged_block_tables_are_not_sent_again(monkeypatch):
 @settings(
     max_examples=15,
     deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 def test_any_step(rows, window, block, seed):
     torch.manual_seed(seed)

@@ -373,7 +373,7 @@ HELD = {0: 1, 1: 2, 2: 3, 3: 16, 4: 17}
 @settings(
     max_examples=15,
     deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 def test_any_batch(rows, decode, seed):
     torch.manual_seed(seed)
