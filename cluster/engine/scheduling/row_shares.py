@@ -89,6 +89,10 @@ class RowShares:
         """Return the weights of the tenants that have sequences without a row."""
         return {name: one.weight for name, one in self._tenants.items() if one.live > one.rows}
 
+    def weights_of(self, tenants: Iterable[TenantId]) -> dict[TenantId, float]:
+        """Return the weights of tenants that have sequences."""
+        return {name: self._tenants[name].weight for name in tenants}
+
     def join(self, tenant: TenantId, weight: float) -> None:
         """Count a sequence that came; ``weight`` is its tenant's from now on."""
         found = self._tenants.get(tenant)

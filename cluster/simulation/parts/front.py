@@ -159,6 +159,7 @@ class SimulatedFront:
             tracked.key,
             tracked.request_id,
             weight=self._weight(tracked.key.tenant),
+            itl_s=self._orders.promised_itl(tracked.key.tenant),
             resumed=tracked.generated,
             deadline_at=replica.process.clock.monotonic() + left,
         )

@@ -173,6 +173,7 @@ class FastEngine:
             return  # cut meanwhile
         self._run = None
         self._done.add(run, run.steps)
+        self._batch.observe_run(run)
         self._batch.count_run(run)
         unnamed = self._memory.unnamed
         for row in run.decoding:
@@ -215,17 +216,7 @@ class FastEngine:
         self._end_early(news)
         self._batch.yield_rows()
         decoding = self._batch.decodes()
-        budget = self._config.max_batch_tokens - len(decoding)
-        prefills: list[tuple[FastRow, int]] = []
-        for row in self._batch.running:
-            if row.tokens - row.computed > 1:
-                count = min(row.uncomputed, budget)
-                if count <= 0:
-                    break
-                prefills.append((row, count))
-                budget -= count
-        if self._batch.waiting:
-            self._batch.admit(prefills, budget)
+        prefills = self._batch.prefills(decoding)
         for row, _ in prefills:
             row.began_at = row.began_at or self._now
         if decoding or prefills:

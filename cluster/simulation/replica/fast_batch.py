@@ -6,8 +6,11 @@ from collections.abc import Iterable
 
 from cluster.config import EngineConfig
 from cluster.domain.ids import RequestId, TenantId
+from cluster.domain.work import StepTotals
 from cluster.engine.scheduling.admission_order import AdmissionOrder
 from cluster.engine.scheduling.block_claims import KvRoom
+from cluster.engine.scheduling.prompt_shares import kept_for_waiting, split_prompts
+from cluster.engine.scheduling.step_limit import StepLimit
 from cluster.engine.sequence import EngineSequence
 from cluster.expected_length import ExpectedLength
 from cluster.simulation.replica.fast_rows import FastRow, StepRun
@@ -24,6 +27,7 @@ class FastBatch:
         self._config = config
         self._memory = memory
         self._order = AdmissionOrder(config)
+        self._limit = StepLimit(config.block_size)
         self._expected = ExpectedLength()
         self._slots: Counter[int] = Counter()  # rows that run over each slot
 
@@ -128,13 +132,49 @@ class FastBatch:
             memory.make_room()
         return decoding
 
-    def admit(self, prefills: list[tuple[FastRow, int]], budget: int) -> None:
-        """Let rows run while there is room, and append their parts of the step."""
+    def prefills(self, decoding: list[FastRow]) -> list[tuple[FastRow, int]]:
+        """Return the rows whose prompts a step computes, each with the tokens of it.
+
+        Shares and bounds are those of ``RunningBatch``.
+        """
+        waiting = self.waiting
+        under_way = [row for row in self.running if row.tokens - row.computed > 1]
+        if not (under_way or waiting):
+            return []
+        budget = self._config.max_batch_tokens - len(decoding)
+        if decoding:
+            promised_s = min([row.sequence.request.itl_s for row in decoding])
+            budget = self._limit.prompt_tokens(promised_s, budget)
+        prefills: list[tuple[FastRow, int]] = []
+        if under_way:
+            tenants = {row.sequence.request.tenant for row in under_way}
+            weights = self._order.sharing_prompts(tenants)
+            kept = kept_for_waiting(weights, tenants, budget)
+            if kept:
+                budget -= kept - self._admit(prefills, kept)
+            asked = [(row.sequence.request.tenant, row.uncomputed) for row in under_way]
+            counts = split_prompts(asked, weights, budget)
+            prefills += [pair for pair in zip(under_way, counts, strict=True) if pair[1]]
+            budget -= sum(counts)
+        if waiting:
+            self._admit(prefills, budget)
+        return prefills
+
+    def observe_run(self, run: StepRun) -> None:
+        """Learn what steps take, as ``Scheduler.observe_step``."""
+        steps, first = run.steps, run.first
+        tokens, rows = first.prefill_tokens * steps, first.decode_rows * steps
+        seconds = run.seconds(steps)
+        self._limit.observe(StepTotals(steps, tokens, rows, seconds=seconds))
+
+    def _admit(self, prefills: list[tuple[FastRow, int]], budget: int) -> int:
+        """Let rows run while there is room, append their parts of the step, and return what is left
+        of the budget."""
         memory, size = self._memory, self._config.block_size
         while len(self.running) < self._config.max_batch_size and budget > 0:
             sequence = self._order.next()
             if sequence is None:
-                return
+                return budget
             row, again = self.rows[sequence.request_id], sequence.admission >= 0
             hits, own = self._cached(row)
             if not again:
@@ -142,7 +182,7 @@ class FastBatch:
                 if awaited is not None and self._order.defer(sequence, awaited):
                     continue
             if not self._take_blocks(row, hits, own):
-                return
+                return budget
             if not again:
                 row.cached = min(row.computed, sequence.prompt_len)
             room = sequence.max_len - row.tokens
@@ -154,6 +194,7 @@ class FastBatch:
             count = min(row.uncomputed, budget)
             prefills.append((row, count))
             budget -= count
+        return budget
 
     def _cached(self, row: FastRow) -> tuple[int, int]:
         """Return the blocks of a waiting row that are there: with names, and those after them
