@@ -16,11 +16,11 @@ class StepLimit:
     """Learns how long steps take, and says how many prompt tokens one has room for; one owner.
 
     Args:
-        least: prompt tokens that a step always has room for.
+        block_size: prompt tokens are given out in multiples of it, one at least.
     """
 
-    def __init__(self, least: int) -> None:
-        self._least = least
+    def __init__(self, block_size: int) -> None:
+        self._block_size = block_size
         self._without = 0.0  # seconds of a step without prompts; 0 counts them as the prompts'
         self._prompt_s = 0.0  # seconds that prompts took, newer ones count more
         self._prompt_tokens = 0.0  # and their tokens
@@ -45,5 +45,5 @@ class StepLimit:
         if self._prompt_s <= 0.0:
             return room
         left = max(promised_s - self._without, self._without)
-        fits = left * self._prompt_tokens / self._prompt_s
-        return min(room, max(self._least, int(min(room, fits))))
+        fits = min(room, left * self._prompt_tokens / self._prompt_s)
+        return min(room, max(1, int(fits / self._block_size)) * self._block_size)

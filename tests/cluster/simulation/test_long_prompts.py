@@ -1,4 +1,4 @@
-"""Long prompts of one tenant keep another's answers neither waiting nor slow, with either engine."""
+"""Long prompts of one tenant keep no answers of another waiting, with either engine."""
 
 import pytest
 
