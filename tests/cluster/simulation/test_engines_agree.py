@@ -156,7 +156,7 @@ def test_both_engines_agree_where_kv_blocks_run_short(trace: str, blocks: int) -
         statistics.fmean(ratios) for ratios in zip(*figures, strict=True)
     )
     assert (median, late, steps) == pytest.approx((1.0, 1.0, 1.0), abs=0.1)
-    assert end_to_end == pytest.approx(1.0, abs=0.03)
+    assert end_to_end == pytest.approx(1.0, abs=0.05)
 
 
 def test_the_wall_clock_means_nothing_to_a_deadline() -> None:

@@ -81,6 +81,6 @@ def test_answers_bound_the_prompts_next_to_them(make_rig: Callable[..., Any]) ->
     rig.scheduler.observe_step(StepTotals(1, decode_rows=1, seconds=0.05))
     rig.scheduler.observe_step(StepTotals(1, prefill_tokens=10, seconds=0.05))
     rig.add("l", 200, tenant="long")
-    assert rig.step() == {"a": (4, 1, True), "l": (0, 10, False)}
+    assert rig.step() == {"a": (4, 1, True), "l": (0, 8, False)}, "two blocks"
     rig.scheduler.cancel("a")
-    assert rig.step() == {"l": (10, 64, False)}, "nobody waits for its next token"
+    assert rig.step() == {"l": (8, 64, False)}, "nobody waits for its next token"
