@@ -45,5 +45,7 @@ class StepLimit:
         if self._prompt_s <= 0.0:
             return room
         left = max(promised_s - self._without, self._without)
-        fits = min(room, left * self._prompt_tokens / self._prompt_s)
+        fits = left * self._prompt_tokens / self._prompt_s
+        if fits >= room:
+            return room
         return min(room, max(1, int(fits / self._block_size)) * self._block_size)
