@@ -4,9 +4,9 @@ Each step has room for ``max_batch_tokens`` tokens of at most ``max_batch_size``
 out in this order:
 
 1. decodes: every running sequence that lacks only its newest token; prefill never makes one wait;
-2. prefills under way, oldest admission first, in chunks of what room is left. Next to decodes they
-   get as much as ``scheduling.step_limit`` says, and tenants share it by weight, those among them
-   that wait for a row;
+2. prefills under way, oldest admission first, in chunks of what room is left and
+   ``scheduling.step_limit`` allows. Tenants share it by weight, those among them that wait for a
+   row;
 3. admission, while batch places and blocks last, in the order of ``scheduling.admission_order``:
    tenants that are owed rows, preempted sequences, those that were never admitted. Whose turn it
    is waits for its blocks, and only tenants that are owed rows pass it.
@@ -25,6 +25,7 @@ in the batch and advances; when it leaves the batch instead, nothing waits for i
 """
 
 import bisect
+import math
 from collections.abc import Callable, Mapping, Sequence
 
 from cluster.config import EngineConfig
@@ -86,10 +87,7 @@ class RunningBatch:
         self._yield_rows()
         scheduled = self._schedule_decodes()
         budget = self._config.max_batch_tokens - len(scheduled)
-        if scheduled:
-            promised_s = min([item.sequence.request.itl_s for item in scheduled])
-            budget = self._limit.prompt_tokens(promised_s, budget)
-        return scheduled + self._schedule_prompts(budget)
+        return scheduled + self._schedule_prompts(budget, answers=bool(scheduled))
 
     def observe_step(self, totals: StepTotals) -> None:
         """Learn what a step took, its seconds among it."""
@@ -138,14 +136,22 @@ class RunningBatch:
                 return False
         return True
 
-    def _schedule_prompts(self, budget: int) -> list[ScheduledSequence]:
+    def _schedule_prompts(self, budget: int, *, answers: bool) -> list[ScheduledSequence]:
         """Schedule chunks of prefills: those under way, and those of sequences that are admitted.
 
         Where tenants share, others than those under way get their part first.
+
+        Args:
+            answers: some get their next token by this step.
         """
         under_way = [sequence for sequence in self._running if sequence.is_prefilling]
+        if not (under_way or len(self._order)):
+            return []
         tenants = {sequence.request.tenant for sequence in under_way}
         weights = self._order.sharing_prompts(tenants) if tenants else {}
+        promised_s = min([row.request.itl_s for row in self._running], default=math.inf)
+        alone = not (answers or weights)
+        budget = self._limit.prompt_tokens(promised_s, budget, alone=alone)
         scheduled: list[ScheduledSequence] = []
         kept = kept_for_waiting(weights, tenants, budget)
         if kept:

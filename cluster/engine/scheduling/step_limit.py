@@ -1,8 +1,10 @@
-"""Bounds the prompts of a step by what those who wait for their next token are promised.
+"""Bounds the prompts of a step by the time between tokens that is promised.
 
-Prompts that are computed next to answers make each step longer, for all answers in the batch. So
-such a step takes no more of them than fit into the strictest time between tokens that is promised
-to an answer, or into twice the time of a step without prompts if that is more. What a prompt token
+Prompts that are computed next to answers make each step longer, for all answers in the batch, and
+who comes waits for the step under way. So a step takes no more of them than fit into the shortest
+time between tokens that is promised to one of the batch, or into twice the time of a step without
+prompts if that is more. One in which no answer and no other tenant's prompt waits for the end of
+the step may take ``ALONE`` times as long: prompts cost less in long steps. What a prompt token
 takes is learnt from the steps.
 """
 
@@ -10,6 +12,7 @@ from cluster.domain.work import StepTotals
 
 KEPT = 0.9
 """Part of what is known that one more step leaves."""
+ALONE = 4.0
 
 
 class StepLimit:
@@ -36,12 +39,15 @@ class StepLimit:
         self._prompt_s = kept * self._prompt_s + max(0.0, totals.seconds - rest)
         self._prompt_tokens = kept * self._prompt_tokens + totals.prefill_tokens
 
-    def prompt_tokens(self, promised_s: float, room: int) -> int:
-        """Return the prompt tokens of a step with answers, ``room`` at most.
+    def prompt_tokens(self, promised_s: float, room: int, *, alone: bool = False) -> int:
+        """Return the prompt tokens of a step, ``room`` at most.
 
         Args:
-            promised_s: time between tokens, the shortest that is promised to one of the answers.
+            promised_s: time between tokens, the shortest that is promised to one of the batch.
+            alone: no answer and no other tenant's prompt is in the step.
         """
+        if alone:
+            promised_s *= ALONE
         if self._prompt_s <= 0.0:
             return room
         left = max(promised_s - self._without, self._without)

@@ -1,6 +1,7 @@
 """Fills the fast engine's batch: admission in the real order, blocks, preemption."""
 
 import bisect
+import math
 from collections import Counter
 from collections.abc import Iterable
 
@@ -141,14 +142,14 @@ class FastBatch:
         under_way = [row for row in self.running if row.tokens - row.computed > 1]
         if not (under_way or waiting):
             return []
-        budget = self._config.max_batch_tokens - len(decoding)
-        if decoding:
-            promised_s = min([row.sequence.request.itl_s for row in decoding])
-            budget = self._limit.prompt_tokens(promised_s, budget)
+        tenants = {row.sequence.request.tenant for row in under_way}
+        weights = self._order.sharing_prompts(tenants) if tenants else {}
+        promised_s = min([row.sequence.request.itl_s for row in self.running], default=math.inf)
+        room = self._config.max_batch_tokens - len(decoding)
+        alone = not (decoding or weights)
+        budget = self._limit.prompt_tokens(promised_s, room, alone=alone)
         prefills: list[tuple[FastRow, int]] = []
         if under_way:
-            tenants = {row.sequence.request.tenant for row in under_way}
-            weights = self._order.sharing_prompts(tenants)
             kept = kept_for_waiting(weights, tenants, budget)
             if kept:
                 budget -= kept - self._admit(prefills, kept)

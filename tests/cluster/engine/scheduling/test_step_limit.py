@@ -2,8 +2,6 @@
 
 import math
 
-import pytest
-
 from cluster.domain.work import StepTotals
 from cluster.engine.scheduling.step_limit import StepLimit
 
@@ -40,6 +38,10 @@ def test_a_step_takes_no_longer_than_promised() -> None:
 
 def test_a_step_may_take_twice_as_long_as_without_prompts() -> None:
     assert learnt(0.2, 0.002).prompt_tokens(0.15, 512) == 96
+
+
+def test_prompts_of_one_tenant_may_take_longer_steps() -> None:
+    assert learnt(0.05, 0.001).prompt_tokens(0.05, 512, alone=True) == 144
 
 
 def test_prompts_always_advance() -> None:
