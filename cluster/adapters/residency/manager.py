@@ -350,7 +350,7 @@ class AdapterManager:
     @property
     def loading_bytes(self) -> int:
         """Bytes of the versions on their way to the device, or waited for without room there."""
-        loading = self._pool.loading_bytes
+        loading = self._pool.loading_bytes if self._dispatcher.tasks else 0
         if self._queue.is_empty:
             return loading
         waiting = {

@@ -38,7 +38,7 @@ def candidates(
     it on the device or the host, with free slots, and of all, and a few at random.
     """
     if len(view) <= most:
-        return list(view.replicas())
+        return list(view.known)
     order = view.order
     order.settle()
     found: dict[ReplicaView, None] = {}

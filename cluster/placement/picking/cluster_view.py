@@ -6,7 +6,7 @@ on anybody's wall clock: of two snapshots of a replica the one with the higher s
 
 import itertools
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from cluster.domain.ids import AdapterDigest, ReplicaId, RequestId
 from cluster.domain.replica import ReplicaSnapshot
@@ -65,12 +65,13 @@ class ClusterView:
             self.homes.join(replica_id)
         elif snapshot.sequence < replica.snapshot.sequence:
             return False
-        before = replica.held.keys()
+        before = replica.held
         replica.take_snapshot(snapshot, now)
-        if replica.held.keys() != before:
-            for digest in self.holders.change(replica, before, replica.held.keys()):
-                self._nbytes[digest] = replica.held[digest].nbytes
-        if len(self._nbytes) > max(_SIZES_KEPT, 2 * len(self.holders)):
+        held = replica.held
+        if held is not before and held.keys() != before.keys():
+            for digest in self.holders.change(replica, before.keys(), held.keys()):
+                self._nbytes[digest] = held[digest].nbytes
+        if len(self._nbytes) > _SIZES_KEPT and len(self._nbytes) > 2 * len(self.holders):
             self._nbytes = {d: n for d, n in self._nbytes.items() if self.holders.of(d)}
         self._place(replica)
         return True
@@ -166,6 +167,11 @@ class ClusterView:
     def get(self, replica_id: ReplicaId) -> ReplicaView | None:
         """Return what is known of a replica, or None."""
         return self._known.get(replica_id)
+
+    @property
+    def known(self) -> Collection[ReplicaView]:
+        """Return all known replicas, as they came."""
+        return self._known.values()
 
     def replicas(self) -> tuple[ReplicaView, ...]:
         """Return all known replicas, by id."""

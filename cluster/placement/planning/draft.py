@@ -183,7 +183,8 @@ class Draft:
             )
         if one is not None and place not in self.whole[members]:
             self._shift_work(one, place, rule)
-        self.most.note(members, place)
+        if self.inputs.most:
+            self.most.note(members, place)
         self.board.assign(members, place, missing, kept=rule in _KEPT)
         self.placed.setdefault(members, []).append(place)
         self._name(members, rule)

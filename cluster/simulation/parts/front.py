@@ -268,10 +268,10 @@ class SimulatedFront:
 
     def _lose_silent(self) -> None:
         """Give up the links on which nothing has come for too long."""
-        now = self.process.clock.monotonic()
+        since = self.process.clock.monotonic() - LINK_SILENCE_S
         for known in self._view.replicas():
-            replica = self._links.get(known.replica_id)
-            if replica is not None and known.age(now) > LINK_SILENCE_S:
+            if known.heard_at < since and known.replica_id in self._links:
+                replica = self._links[known.replica_id]
                 replica.process.after(0.0, replica.disconnect, self)
                 self.hear_lost(replica)
 

@@ -77,7 +77,7 @@ class FrontWaiting:
         return self._holding.count_wishes()
 
     def pick_at_once(self, wanted: PickRequest) -> ReplicaId | None:
-        """Return what ``pick`` would where the request need not wait; None where it has to."""
+        """Return what ``pick`` would, or None if the request has to wait."""
         if not self.ready or self._room.is_awaited:
             return None
         try:

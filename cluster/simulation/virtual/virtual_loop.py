@@ -30,7 +30,7 @@ class TimedExecutor(Protocol):
 
 
 class EventOwner(Protocol):
-    """Whose events they are: it may be unable to act when they are due."""
+    """Owns events, and may be unable to act when they are due."""
 
     responds: bool
 
