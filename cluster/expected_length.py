@@ -28,7 +28,10 @@ class ExpectedLength:
 
         A kind that was not seen is expected to be as the kind ``like``.
         """
-        return min(limit, self._means.get(kind, self._start(like)) // WEIGHT)
+        mean = self._means.get(kind)
+        if mean is None:
+            mean = self._start(like)
+        return min(limit, mean // WEIGHT)
 
     def observe(self, kind: Hashable, generated: int, limit: int, *, like: Hashable = None) -> None:
         """Learn from a request that ended by itself.
@@ -36,7 +39,9 @@ class ExpectedLength:
         One that its own limit cut short of the average says nothing about the others. A new kind
         begins with the average of the kind ``like``.
         """
-        mean = self._means.pop(kind, self._start(like))
+        mean = self._means.pop(kind, None)
+        if mean is None:
+            mean = self._start(like)
         if generated < limit or generated * WEIGHT >= mean:
             mean += generated - mean // WEIGHT
         self._means[kind] = mean

@@ -10,8 +10,9 @@ class MeanAge:
         self.seconds = 0.0
         self._known = False
 
-    def observe(self, age_s: float) -> None:
-        """Take in one age; a negative one counts as 0."""
+    def observe(self, age_s: float, times: int = 1) -> None:
+        """Take in the age of one thing or of several; a negative one counts as 0."""
         age_s = max(age_s, 0.0)
-        self.seconds += (age_s - self.seconds) * (WEIGHT if self._known else 1.0)
-        self._known = True
+        for _ in range(times):
+            self.seconds += (age_s - self.seconds) * (WEIGHT if self._known else 1.0)
+            self._known = True

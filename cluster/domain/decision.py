@@ -96,7 +96,7 @@ class RoutingDecision:
     @property
     def digests(self) -> tuple[AdapterDigest, ...]:
         """Return the versions of the mixture, in its order."""
-        return tuple(term.key.digest for term in self.mixture)
+        return tuple([term.key.digest for term in self.mixture])
 
 
 def tagged_digest(*parts: tuple[str, bytes]) -> str:

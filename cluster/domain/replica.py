@@ -2,7 +2,7 @@
 
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from cluster.domain.adapter import ResidentAdapter
 from cluster.domain.ids import AdapterDigest, ReplicaId, TenantId
@@ -93,8 +93,7 @@ class PickExplanation:
         return Counter(c.refused_by for c in self.candidates if c.refused_by is not None)
 
 
-@dataclass(frozen=True, slots=True)
-class ReplicaChoice:
+class ReplicaChoice(NamedTuple):
     """A pick. All costs are seconds."""
 
     replica_id: ReplicaId

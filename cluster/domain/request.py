@@ -1,5 +1,6 @@
 """A generation request and what comes back: the contract between front and replica."""
 
+import math
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -79,6 +80,7 @@ class GenerationRequest:
     deadline_at: float | None = None  # monotonic seconds of the process that computes it
     http_request: str = ""  # id of the HTTP request that it belongs to, for logs
     weight: float = 1.0  # of its tenant when it was sent, relative to other tenants
+    itl_s: float = math.inf  # most seconds between tokens that its tenant is promised
 
     @property
     def digests(self) -> tuple[AdapterDigest, ...]:

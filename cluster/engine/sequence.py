@@ -136,7 +136,7 @@ class EngineSequence:
         return cls(
             request=request,
             spans=(Span(0, namespace, adapters), *spans),
-            num_begun=1 + sum(start < num_tokens for start in starts),
+            num_begun=1 + sum([start < num_tokens for start in starts]),
             token_ids=[*request.prompt_token_ids, *request.resumed_token_ids],
             prompt_len=prompt_len,
             max_len=min(prompt_len + sampling.max_tokens, max_model_len),

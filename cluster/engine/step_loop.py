@@ -122,7 +122,9 @@ class StepLoop:
                 totals = step_totals(plan, self._live.pool.block_size, self._runner.adapter_size)
                 chunks = self._compute(plan)
                 seconds = self._clock.monotonic() - started
-                self.counters.count_step(replace(totals, seconds=seconds))
+                totals = replace(totals, seconds=seconds)
+                self.counters.count_step(totals)
+                self._live.scheduler.observe_step(totals)
         except Exception as error:
             self._fail_step(plan, error)
         self._deliver(chunks + self._take_ended())

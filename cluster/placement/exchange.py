@@ -1,5 +1,6 @@
 """Defines the messages that a front and the controller exchange once a second."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import NewType
@@ -45,6 +46,7 @@ class FrontOrders:
     picking: PickingPolicy = field(default_factory=PickingPolicy)
     tiers: Mapping[str, str] = field(default_factory=dict)  # patterns of tenants, in order
     weights: Mapping[str, float] = field(default_factory=dict)  # of tiers that name one, by tier
+    itls: Mapping[str, float] = field(default_factory=dict)  # promised seconds between tokens
     hold_s: float = 30.0  # a request waits so long for the first replica
     retry_after_s: float = 30.0  # until a start is over; for clients that cannot wait
     zero: bool = False  # the policy lets all replicas go: a front without any is ready
@@ -60,6 +62,7 @@ class FrontOrders:
             picking=earlier.picking,
             tiers=earlier.tiers,
             weights=earlier.weights,
+            itls=earlier.itls,
             hold_s=earlier.hold_s,
             zero=earlier.zero,
             policy_version=earlier.policy_version,
@@ -70,3 +73,7 @@ class FrontOrders:
         if not self.weights:
             return None
         return self.weights.get(tier_of(self.tiers, tenant) or "")
+
+    def promised_itl(self, tenant: TenantId) -> float:
+        """Return the seconds between tokens that a tenant is promised; infinite without a tier."""
+        return self.itls.get(tier_of(self.tiers, tenant) or "", math.inf)

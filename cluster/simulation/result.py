@@ -2,7 +2,7 @@
 
 import itertools
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from cluster.domain.ids import AdapterDigest, ReplicaId
 from cluster.simulation.trace import TraceRequest
@@ -16,8 +16,7 @@ FRONT_LOST = "front_lost"
 """Outcome of a request whose front died."""
 
 
-@dataclass(frozen=True, slots=True)
-class ServedRequest:
+class ServedRequest(NamedTuple):
     """Reports the course of one request of the trace, in virtual seconds since the trace began."""
 
     asked: TraceRequest

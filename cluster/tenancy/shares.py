@@ -5,6 +5,7 @@ full batch, places of those who wait, slots and host memory for adapters. Only t
 at the moment, so an idle tenant's part is open to the others.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Annotated
 
@@ -21,6 +22,15 @@ Weight = Annotated[float, Field(ge=MIN_WEIGHT, le=MAX_WEIGHT)]
 
 TenantWeight = Callable[[TenantId], float]
 """Returns the weight that a tenant has now."""
+
+
+PromisedItl = Callable[[TenantId], float]
+"""Returns the most seconds between tokens that a tenant is promised now."""
+
+
+def nothing_promised(_tenant: TenantId) -> float:
+    """Return what tenants are promised where no policy says anything: any time."""
+    return math.inf
 
 
 def equal_weight(_tenant: TenantId) -> float:

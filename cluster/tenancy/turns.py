@@ -99,13 +99,19 @@ class Turns(Generic[FlowT]):
         Raises:
             ValueError: a cost below 1.
         """
-        if cost < 1:
-            raise ValueError(f"a cost is {cost}, expected at least 1")
         if flow is self.first:
-            heaviest = max(other.weight for other in self)
+            heaviest = max([other.weight for _, _, other in self._order])
             self.clock = max(self.clock, flow.start + _span(cost, heaviest))
         self.leave(flow)
         self._insert(flow, flow.start + _span(cost, flow.weight))
+
+    def serve_alone(self, start: int, cost: int, weight: float) -> None:
+        """Account for work that is served while no flow waits; it begins at ``start`` or the clock.
+
+        Raises:
+            ValueError: a cost below 1.
+        """
+        self.clock = max(self.clock, start) + _span(cost, weight)
 
     def check_integrity(self) -> None:
         """Check the order.
@@ -133,4 +139,6 @@ class Turns(Generic[FlowT]):
 
 def _span(cost: int, weight: float) -> int:
     """Return the virtual time that work takes a flow of a weight."""
+    if cost < 1:
+        raise ValueError(f"a cost is {cost}, expected at least 1")
     return max(1, round(cost * _UNIT / weight))

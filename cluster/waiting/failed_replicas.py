@@ -7,9 +7,11 @@ from cluster.placement.picking.cluster_view import ClusterView
 class FailedReplicas:
     """Belongs to one sequence."""
 
+    __slots__ = ("_lost", "_stopping", "unplanned")
+
     def __init__(self) -> None:
-        self._lost: list[ReplicaId] = []
-        self._stopping: list[ReplicaId] = []
+        self._lost: tuple[ReplicaId, ...] = ()
+        self._stopping: tuple[ReplicaId, ...] = ()
         self.unplanned = 0
         """Counts its failures, those on replicas that ended as planned aside."""
 
@@ -24,10 +26,10 @@ class FailedReplicas:
             stops: the replica has said that it does not continue it.
             planned: the replica ends as planned: it drained.
         """
-        self._lost.append(replica_id)
+        self._lost += (replica_id,)
         self.unplanned += not planned
         if stops:
-            self._stopping.append(replica_id)
+            self._stopping += (replica_id,)
 
     def excluded(self, view: ClusterView) -> tuple[ReplicaId, ...]:
         """Return the replicas not to pick.
@@ -38,4 +40,4 @@ class FailedReplicas:
         if not self._lost:
             return ()
         others = any(known.replica_id not in self._lost for known in view.replicas())
-        return tuple(self._lost if others else self._stopping)
+        return self._lost if others else self._stopping

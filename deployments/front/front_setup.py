@@ -124,6 +124,7 @@ async def build_front(
         weight=lambda tenant: weight_of(
             tenants.weight(tenant), exchange.orders.tier_weight(tenant)
         ),
+        promised_itl=lambda tenant: exchange.orders.promised_itl(tenant),
     )
     admin = AdminContext(
         door=door,

@@ -150,7 +150,7 @@ def cost(snapshot: ReplicaSnapshot, request: PickRequest, *, cached: bool = Fals
 @settings(max_examples=200, deadline=None)
 @given(snapshots(), REQUESTS)
 def test_a_better_replica_never_costs_more(snapshot, request) -> None:
-    request = dataclasses.replace(request, exclude=())
+    request = request._replace(exclude=())
     before = cost(snapshot, request).cost + 1e-9
     if snapshot.queued:
         shorter = dataclasses.replace(snapshot, queued=snapshot.queued - 1)

@@ -264,8 +264,7 @@ def _week() -> Forecast:
 def _more(totals: DemandTotals, rng: random.Random) -> DemandTotals:
     """Return a key's totals a second later; figures that are equal would be packed together."""
     requests = rng.randrange(1, 20)
-    return replace(
-        totals,
+    return totals._replace(
         arrived=totals.arrived + requests,
         prompt_tokens=totals.prompt_tokens + requests * rng.randrange(20, 2000),
         generated_tokens=totals.generated_tokens + requests * rng.randrange(20, 200),

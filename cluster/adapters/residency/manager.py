@@ -190,6 +190,8 @@ class AdapterManager:
         """End a lease; ending it again does nothing."""
         if not self._pool.release_lease(lease.id):
             return
+        if self._queue.is_empty:
+            return
         if lease.digests:
             self._queue.count_release()
         self._dispatcher.serve()
@@ -348,7 +350,7 @@ class AdapterManager:
     @property
     def loading_bytes(self) -> int:
         """Bytes of the versions on their way to the device, or waited for without room there."""
-        loading = self._pool.loading_bytes
+        loading = self._pool.loading_bytes if self._dispatcher.tasks else 0
         if self._queue.is_empty:
             return loading
         waiting = {

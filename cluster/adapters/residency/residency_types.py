@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 from cluster.adapters.format.peft_config import module_ranks
 from cluster.domain.adapter import AdapterEntry, AdapterState
@@ -28,8 +28,7 @@ class SizedVersion:
     invocation_tokens: tuple[int, ...] = ()  # of an activated LoRA
 
 
-@dataclass(frozen=True, slots=True)
-class Lease:
+class Lease(NamedTuple):
     """A request's claim on its versions, in the order it asked for them."""
 
     id: int

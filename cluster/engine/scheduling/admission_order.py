@@ -70,6 +70,18 @@ class AdmissionOrder:
         self._queue.append(sequence)
         self._shares.join(request.tenant, request.weight)
 
+    def sharing_prompts(self, prefilling: Iterable[TenantId]) -> dict[TenantId, float]:
+        """Return the weights of the tenants that share a step's prompt tokens.
+
+        These are the tenants with prompts under way, and those that wait while a place is free.
+        """
+        if not self._shares.is_contended:
+            return {}
+        tenants = set(prefilling)
+        if tenants and self._running < self._config.max_batch_size:
+            tenants.update(self._waiting_tenants())
+        return self._shares.weights_of(tenants) if len(tenants) > 1 else {}
+
     def remove(self, sequence: EngineSequence) -> None:
         """Take a sequence out that waits and has ended or is withdrawn."""
         if sequence.admission >= 0:

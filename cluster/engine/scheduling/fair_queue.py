@@ -88,12 +88,14 @@ class FairQueue:
         ] = []  # of deferred ones: (limit, arrival, queue)
         self._admissions = 0
         self._size = 0
+        self._alone: EngineSequence | None = None  # where one waits, it takes part in no turns
 
     def __len__(self) -> int:
         return self._size
 
     def __iter__(self) -> Iterator[EngineSequence]:
         """Return all sequences, queue by queue, each queue in order of arrival."""
+        self._line_up()
         for tenant in self._tenants.values():
             for queue in tenant.queues.values():
                 yield from queue.sequences.values()
@@ -105,10 +107,19 @@ class FairQueue:
 
     def in_turn(self) -> Iterator[TenantId]:
         """Return the tenants with a queue that is not deferred, the one whose turn it is first."""
+        self._line_up()
         return (tenant.key for tenant in self._turns)
 
     def append(self, sequence: EngineSequence) -> None:
         """Queue a sequence behind those of its tenant with the same adapters."""
+        if not self._size:
+            self._alone = sequence
+        else:
+            self._line_up()
+            self._append(sequence)
+        self._size += 1
+
+    def _append(self, sequence: EngineSequence) -> None:
         tenant_key = self._tenant_key(sequence.request.tenant)
         tenant = self._tenants.get(tenant_key)
         if tenant is None:
@@ -124,7 +135,6 @@ class FairQueue:
             if len(tenant.turns) == 1:
                 self._turns.enter(tenant)
         queue.sequences[sequence.request_id] = sequence
-        self._size += 1
 
     def peek(self, tenant: TenantId | None = None) -> EngineSequence | None:
         """Return the sequence whose turn it is, or None if nothing waits or all that waits is
@@ -135,6 +145,8 @@ class FairQueue:
         Args:
             tenant: the next one of this tenant in its place.
         """
+        if self._alone is not None:
+            return self._alone if self._is_asked(self._alone, tenant) else None
         queue = self._first(tenant)
         return None if queue is None else queue.head
 
@@ -144,6 +156,14 @@ class FairQueue:
         Raises:
             IntegrityError: there is none.
         """
+        alone = self._alone
+        if alone is not None and self._is_asked(alone, tenant):
+            end = self._ends.pop(self._tenant_key(alone.request.tenant), 0)
+            self._turns.serve_alone(end, cost, alone.request.weight if self._fair else 1.0)
+            self._alone = None
+            self._size -= 1
+            self._admissions += 1
+            return alone
         queue = self._first(tenant)
         if queue is None:
             raise IntegrityError(f"0 sequences to take, {self._size} wait")
@@ -158,6 +178,7 @@ class FairQueue:
 
     def remove(self, sequence: EngineSequence) -> None:
         """Take a sequence out, wherever it is, at no cost to its tenant."""
+        self._line_up()
         tenant = self._tenants[self._tenant_key(sequence.request.tenant)]
         queue = tenant.queues[sequence.request.digests if self._fair else ()]
         if queue.deferred_until is not None and queue.head is sequence:
@@ -169,6 +190,7 @@ class FairQueue:
 
         False, and nothing is changed, when enough others have passed it already.
         """
+        self._line_up()
         queue = self._first(tenant)
         if queue is None:
             raise IntegrityError(f"0 sequences to defer, {self._size} wait")
@@ -194,6 +216,7 @@ class FairQueue:
         Raises:
             IntegrityError: with both numbers.
         """
+        self._line_up()
         self._turns.check_integrity()
         listed = sum(1 for _ in self)
         if listed != self._size:
@@ -218,6 +241,15 @@ class FairQueue:
             raise IntegrityError(
                 f"{deferred} queues are deferred, {by_event} by event, {len(self._limits)} by limit"
             )
+
+    def _is_asked(self, alone: EngineSequence, tenant: TenantId | None) -> bool:
+        return tenant is None or self._tenant_key(tenant) == self._tenant_key(alone.request.tenant)
+
+    def _line_up(self) -> None:
+        """Let the sequence that has waited alone take part in turns."""
+        if self._alone is not None:
+            self._append(self._alone)
+            self._alone = None
 
     def _tenant_key(self, tenant: TenantId) -> TenantId:
         return tenant if self._fair else TenantId("")

@@ -89,6 +89,10 @@ class RowShares:
         """Return the weights of the tenants that have sequences without a row."""
         return {name: one.weight for name, one in self._tenants.items() if one.live > one.rows}
 
+    def weights_of(self, tenants: Iterable[TenantId]) -> dict[TenantId, float]:
+        """Return the weights of tenants that have sequences."""
+        return {name: self._tenants[name].weight for name in tenants}
+
     def join(self, tenant: TenantId, weight: float) -> None:
         """Count a sequence that came; ``weight`` is its tenant's from now on."""
         found = self._tenants.get(tenant)
@@ -200,18 +204,26 @@ class RowShares:
     def _raise_floor(self) -> None:
         """Raise the floor to what those that ask for more were served, and the others to it."""
         satisfied: list[TenantRows] = []
-        asking: list[TenantRows] = []
-        rows, parts = self._rows, self.parts()
-        for name, tenant in self._tenants.items():
-            is_satisfied = tenant.live == tenant.rows <= rows * parts[name]
-            (satisfied if is_satisfied else asking).append(tenant)
-        if asking:
-            served = sum([tenant.weight * tenant.served for tenant in asking])
-            level = served / sum([tenant.weight for tenant in asking])
+        served = weights = highest = 0.0
+        rows, tenants = self._rows, self._tenants.values()
+        total = sum([tenant.weight for tenant in tenants])
+        for tenant in tenants:
+            if tenant.live == tenant.rows <= rows * (tenant.weight / total):
+                satisfied.append(tenant)
+                if tenant.served > highest:
+                    highest = tenant.served
+            else:
+                served += tenant.weight * tenant.served
+                weights += tenant.weight
+        if weights:
+            level = served / weights
+        elif satisfied:
+            level = highest
         else:
-            ends = [tenant.served for tenant in satisfied] or self._ahead.values()
-            level = max(ends, default=self._floor)
-        floor = self._floor = max(self._floor, level)
+            level = max(self._ahead.values(), default=0.0)
+        floor = self._floor
+        if level > floor:
+            floor = self._floor = level
         for tenant in satisfied:
             if tenant.served < floor:
                 tenant.served = floor

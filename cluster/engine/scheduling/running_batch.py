@@ -4,7 +4,9 @@ Each step has room for ``max_batch_tokens`` tokens of at most ``max_batch_size``
 out in this order:
 
 1. decodes: every running sequence that lacks only its newest token; prefill never makes one wait;
-2. prefills under way, oldest admission first, in chunks of what room is left;
+2. prefills under way, oldest admission first, in chunks of what room is left and
+   ``scheduling.step_limit`` allows. Tenants share it by weight, those among them that wait for a
+   row;
 3. admission, while batch places and blocks last, in the order of ``scheduling.admission_order``:
    tenants that are owed rows, preempted sequences, those that were never admitted. Whose turn it
    is waits for its blocks, and only tenants that are owed rows pass it.
@@ -23,14 +25,19 @@ in the batch and advances; when it leaves the batch instead, nothing waits for i
 """
 
 import bisect
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 
 from cluster.config import EngineConfig
+from cluster.domain.ids import TenantId
+from cluster.domain.work import StepTotals
 from cluster.engine.scheduling.admission_order import AdmissionOrder, admission_of
 from cluster.engine.scheduling.batch_integrity import check_batch, check_order
 from cluster.engine.scheduling.block_pool import BlockPool
 from cluster.engine.scheduling.prefixes import SharedPrefixes
+from cluster.engine.scheduling.prompt_shares import kept_for_waiting, split_prompts
 from cluster.engine.scheduling.row_blocks import RowBlocks
+from cluster.engine.scheduling.step_limit import StepLimit
 from cluster.engine.sequence import EngineSequence, SequenceStatus
 from cluster.engine.steps import ScheduledSequence
 
@@ -57,6 +64,7 @@ class RunningBatch:
         self._prefixes = prefixes
         self._expected_decode = expected_decode
         self._blocks = RowBlocks(pool)
+        self._limit = StepLimit(pool.block_size)
         self._running: list[EngineSequence] = []  # in order of admission
         self._preempted: list[EngineSequence] = []  # by the newest step
 
@@ -79,10 +87,11 @@ class RunningBatch:
         self._yield_rows()
         scheduled = self._schedule_decodes()
         budget = self._config.max_batch_tokens - len(scheduled)
-        prefills = self._schedule_prefills(budget)
-        budget -= sum(item.count for item in prefills)
-        self._admit(prefills, budget)
-        return scheduled + prefills
+        return scheduled + self._schedule_prompts(budget, answers=bool(scheduled))
+
+    def observe_step(self, totals: StepTotals) -> None:
+        """Learn what a step took, its seconds among it."""
+        self._limit.observe(totals)
 
     def remove(self, sequence: EngineSequence) -> None:
         """Take a sequence that ends out of the batch; its blocks are for ``release_blocks``."""
@@ -127,39 +136,87 @@ class RunningBatch:
                 return False
         return True
 
-    def _schedule_prefills(self, budget: int) -> list[ScheduledSequence]:
-        """Schedule chunks of the prefills under way; they have their blocks already."""
+    def _schedule_prompts(self, budget: int, *, answers: bool) -> list[ScheduledSequence]:
+        """Schedule chunks of prefills: those under way, and those of sequences that are admitted.
+
+        Where tenants share, others than those under way get their part first.
+
+        Args:
+            answers: some get their next token by this step.
+        """
+        under_way = [sequence for sequence in self._running if sequence.is_prefilling]
+        if not (under_way or len(self._order)):
+            return []
+        tenants = {sequence.request.tenant for sequence in under_way}
+        weights = self._order.sharing_prompts(tenants) if tenants else {}
+        promised_s = min([row.request.itl_s for row in self._running], default=math.inf)
+        alone = not (answers or weights)
+        budget = self._limit.prompt_tokens(promised_s, budget, alone=alone)
         scheduled: list[ScheduledSequence] = []
-        for sequence in self._running:
-            if sequence.is_prefilling:
-                count = self._chunk(sequence, budget, alone=not scheduled)
-                if count == 0:
-                    break
-                scheduled.append(self._part_of(sequence, count))
-                budget -= count
+        kept = kept_for_waiting(weights, tenants, budget)
+        if kept:
+            budget -= kept - self._admit(scheduled, kept, alone=False)
+        budget -= self._continue_prefills(scheduled, under_way, weights, budget)
+        self._admit(scheduled, budget, alone=not scheduled)
         return scheduled
 
-    def _admit(self, prefills: list[ScheduledSequence], budget: int) -> None:
-        """Move sequences into the batch, and append their parts of the step."""
+    def _continue_prefills(
+        self,
+        scheduled: list[ScheduledSequence],
+        under_way: Sequence[EngineSequence],
+        weights: Mapping[TenantId, float],
+        budget: int,
+    ) -> int:
+        """Schedule chunks of prefills under way, which have their blocks; returns their tokens."""
+        used = 0
+        if weights and not any(sequence.whole_prefill for sequence in under_way):
+            asked = [(sequence.request.tenant, sequence.num_uncomputed) for sequence in under_way]
+            for sequence, count in zip(
+                under_way, split_prompts(asked, weights, budget), strict=True
+            ):
+                if count:
+                    scheduled.append(self._part_of(sequence, count))
+                    used += count
+            return used
+        for sequence in under_way:
+            count = self._chunk(sequence, budget - used, alone=not scheduled)
+            if count == 0:
+                break
+            scheduled.append(self._part_of(sequence, count))
+            used += count
+        return used
+
+    def _admit(self, prefills: list[ScheduledSequence], budget: int, *, alone: bool) -> int:
+        """Move sequences into the batch, and append their parts of the step.
+
+        Args:
+            alone: a sequence with more tokens than ``budget`` may be admitted if it is the only
+                one.
+
+        Returns:
+            The tokens that are left.
+        """
         while len(self._running) < self._config.max_batch_size:
             sequence = self._order.next()
-            if sequence is None or self._chunk(sequence, budget, alone=not prefills) == 0:
-                return
+            if sequence is None or self._chunk(sequence, budget, alone=alone) == 0:
+                return budget
             hits = self._prefixes.find_cached(sequence)
             if sequence.admission < 0:
                 awaited = self._prefixes.find_awaited(sequence, len(hits))
                 if awaited is not None and self._order.defer(sequence, awaited):
                     continue
             if not self._blocks.take(sequence, hits, self._running):
-                return
+                return budget
             cost = sequence.num_uncomputed + self._expected_decode(sequence)
             self._order.admit(sequence, cost, sequence.num_computed)
             bisect.insort(self._running, sequence, key=admission_of)
             sequence.status = SequenceStatus.RUNNING
             self._prefixes.announce_blocks(sequence)
-            count = self._chunk(sequence, budget, alone=not prefills)
+            count = self._chunk(sequence, budget, alone=alone)
+            alone = False
             prefills.append(self._part_of(sequence, count))
             budget -= count
+        return budget
 
     def _yield_rows(self) -> None:
         """Take rows out of the batch for a tenant that claims some."""

@@ -20,6 +20,7 @@ from cluster.config import EngineConfig
 from cluster.domain.decision import SiteWeights
 from cluster.domain.ids import AdapterDigest, RequestId, Slot, TenantId
 from cluster.domain.request import FinishReason
+from cluster.domain.work import StepTotals
 from cluster.engine.scheduling.admission_order import AdmissionOrder
 from cluster.engine.scheduling.block_pool import BlockPool
 from cluster.engine.scheduling.prefixes import SharedPrefixes
@@ -235,8 +236,8 @@ class Scheduler:
     def schedule(self) -> StepPlan | None:
         """Decide the next step; None exactly when no sequence is live.
 
-        Depends on the order of arrival, on sizes, and on who shares a queue or a prefix with whom;
-        not on time or ids.
+        Depends on the order of arrival, on sizes, on who shares a queue or a prefix with whom, and
+        on the seconds that were observed; not on time or ids.
         """
         scheduled = self._batch.fill_step()
         for sequence in self._batch.preempted:
@@ -297,6 +298,10 @@ class Scheduler:
                 self._end(sequence, reason)
                 ended.append(sequence)
         return ended + self.expire()
+
+    def observe_step(self, totals: StepTotals) -> None:
+        """Learn from a step what prompts cost those that generate; ``totals`` has its seconds."""
+        self._batch.observe_step(totals)
 
     def complete_routing(self, sequence: EngineSequence, weights: SiteWeights) -> None:
         """Take a router's answer for a sequence, which from now on is like others.

@@ -123,7 +123,7 @@ class Counting:
             decision.count,
             serve.target,
             replicas,
-            sole=self._sole(needed) if places and decision.count else (),
+            sole=self._sole(needed) if places and 0 < decision.count < serve.target else (),
             drain_s=policy.down.drain,
             now=now,
         )

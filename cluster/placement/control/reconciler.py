@@ -124,6 +124,7 @@ class Reconciler:
             picking=policy.picking,
             tiers=policy.tenants,
             weights=tier_weights(policy.tiers),
+            itls={name: tier.itl for name, tier in policy.tiers.items()},
             hold_s=policy.replicas.hold,
             retry_after_s=self.costs.starts.left(self._model.start_s, now),
             zero=self._least == 0,

@@ -206,10 +206,12 @@ class LinearFit:
 
     def _solve(self) -> list[float]:
         level = self._level()
-        sums = self._sums_with_prior(self._variance(None), level)
-        found = solve_nonnegative(*sums, self._near)
-        sums = self._sums_with_prior(self._variance(found), level)
-        found = self._near = solve_nonnegative(*sums, found)
+        least = self._variance(None)
+        found = solve_nonnegative(*self._sums_with_prior(least, level), self._near)
+        variance = self._variance(found)
+        if variance != least:
+            found = solve_nonnegative(*self._sums_with_prior(variance, level), found)
+        self._near = found
         return [
             value if self._gram[i][i] > 0 else self._prior[i] * level  # never seen
             for i, value in enumerate(found)

@@ -17,8 +17,7 @@ class DemandKey(NamedTuple):
     adapters: AdapterSet
 
 
-@dataclass(frozen=True, slots=True)
-class DemandTotals:
+class DemandTotals(NamedTuple):
     """One key's requests in one life of the key at one front. All totals only grow.
 
     A life begins when the front starts to count the key, and ends when the front drops it.

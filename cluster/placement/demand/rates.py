@@ -144,6 +144,10 @@ def _add(
     now: float,
 ) -> None:
     """Add a share of an increase, spread evenly over the seconds that end at ``until``."""
+    known = rates.get(key)
+    if known is not None and until >= now:
+        known.add(more, share, spread_s, now)
+        return
     rate = KeyRate(until)
     rate.add(more, share, spread_s, until)
     _merge(rates, key, rate, now)

@@ -37,9 +37,10 @@ def candidates(
     They are those that computed the prompt's beginning, the set's homes, the cheapest with some of
     it on the device or the host, with free slots, and of all, and a few at random.
     """
+    if len(view) <= most:
+        return list(view.known)
     order = view.order
-    if len(order) <= most:
-        return list(order)
+    order.settle()
     found: dict[ReplicaView, None] = {}
     digests = [digest for digest, _ in asked.members]
     homes = view.homes_of(digests, key)

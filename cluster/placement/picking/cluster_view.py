@@ -6,7 +6,7 @@ on anybody's wall clock: of two snapshots of a replica the one with the higher s
 
 import itertools
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from cluster.domain.ids import AdapterDigest, ReplicaId, RequestId
 from cluster.domain.replica import ReplicaSnapshot
@@ -40,7 +40,7 @@ class ClusterView:
         self.homes = Homes()
         self.holders = Holders()
         self.host_holders = Holders()
-        self.order = LoadOrder()
+        self.order = LoadOrder(lambda replica: bare_cost(replica, self.model))
         self._known: dict[ReplicaId, ReplicaView] = {}
         self._nbytes: dict[AdapterDigest, int] = {}
         self._sent: dict[RequestId, ReplicaId] = {}
@@ -65,14 +65,13 @@ class ClusterView:
             self.homes.join(replica_id)
         elif snapshot.sequence < replica.snapshot.sequence:
             return False
-        else:
-            self.order.remove(replica)
-        before = replica.held.keys()
+        before = replica.held
         replica.take_snapshot(snapshot, now)
-        if replica.held.keys() != before:
-            for digest in self.holders.change(replica, before, replica.held.keys()):
-                self._nbytes[digest] = replica.held[digest].nbytes
-        if len(self._nbytes) > max(_SIZES_KEPT, 2 * len(self.holders)):
+        held = replica.held
+        if held is not before and held.keys() != before.keys():
+            for digest in self.holders.change(replica, before.keys(), held.keys()):
+                self._nbytes[digest] = held[digest].nbytes
+        if len(self._nbytes) > _SIZES_KEPT and len(self._nbytes) > 2 * len(self.holders):
             self._nbytes = {d: n for d, n in self._nbytes.items() if self.holders.of(d)}
         self._place(replica)
         return True
@@ -82,7 +81,6 @@ class ClusterView:
         replica = self._known.get(replica_id)
         if replica is None:
             return False
-        self.order.remove(replica)
         replica.heard_at = now
         replica.running, replica.queued = running, queued
         replica.uncounted.clear()
@@ -101,7 +99,7 @@ class ClusterView:
     def follow(self, orders: FrontOrders) -> None:
         """Take in the controller's word: costs, replicas about to leave, number of fronts.
 
-        A replica is placed by the new costs with its next word.
+        A replica is placed by the new costs after its next word.
         """
         self.model = orders.model
         self.draining = orders.draining
@@ -134,7 +132,6 @@ class ClusterView:
         self._by_replica.setdefault(replica_id, set()).add(request_id)
         replica = self._known.get(replica_id)
         if replica is not None:
-            self.order.remove(replica)
             cached, _ = self.prefixes.cached(request.prefix).get(replica_id, (0, 0.0))
             tokens = max(0, request.prompt_tokens - cached)
             replica.add_sent(request_id, Sent(request.tenant, tokens, request.digests, now))
@@ -152,16 +149,13 @@ class ClusterView:
             del self._by_replica[replica_id]
         replica = self._known.get(replica_id)
         if replica is not None and request_id in replica.unreported:
-            self.order.remove(replica)
             replica.remove_sent(request_id)
             self._place(replica)
 
     def _place(self, replica: ReplicaView) -> None:
-        """Add a replica to the order with the load and the cost that it now has."""
+        """Give a replica the load that it now has, and another place in the order."""
         uncounted = len(replica.uncounted) * self.fronts
-        replica.load = replica.queued + replica.running + uncounted
-        replica.order_key = bare_cost(replica, self.model)
-        self.order.add(replica)
+        self.order.note_change(replica, replica.queued + replica.running + uncounted)
 
     # Reading
 
@@ -173,6 +167,11 @@ class ClusterView:
     def get(self, replica_id: ReplicaId) -> ReplicaView | None:
         """Return what is known of a replica, or None."""
         return self._known.get(replica_id)
+
+    @property
+    def known(self) -> Collection[ReplicaView]:
+        """Return all known replicas, as they came."""
+        return self._known.values()
 
     def replicas(self) -> tuple[ReplicaView, ...]:
         """Return all known replicas, by id."""

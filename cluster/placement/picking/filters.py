@@ -16,8 +16,7 @@ STALE_AFTER_S = 3 * HEARTBEAT_S
 """A replica that has been silent for this long is used only if there is no other."""
 
 
-@dataclass(frozen=True, slots=True)
-class PickRequest:
+class PickRequest(NamedTuple):
     """The properties of a request that a pick depends on."""
 
     digests: tuple[AdapterDigest, ...]  # of the whole mixture; empty: the base alone

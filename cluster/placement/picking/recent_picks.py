@@ -41,9 +41,11 @@ class RecentPicks:
     def predicted_ttft(self, now: float) -> dict[str, float]:
         """Return the median prediction of recent picks, by tier, in seconds."""
         since = now - PICK_AGE_S
-        recent = {
-            tier: [seconds for at, seconds in picks if at >= since]
+        for picks in self._predicted.values():
+            while picks and picks[0][0] < since:
+                picks.popleft()
+        self._predicted = {tier: picks for tier, picks in self._predicted.items() if picks}
+        return {
+            tier: statistics.median([seconds for _, seconds in picks])
             for tier, picks in self._predicted.items()
         }
-        self._predicted = {tier: self._predicted[tier] for tier, found in recent.items() if found}
-        return {tier: statistics.median(found) for tier, found in recent.items() if found}

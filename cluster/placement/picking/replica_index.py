@@ -5,7 +5,7 @@ Kept by differences: a snapshot costs as much as changed in it.
 
 import bisect
 import heapq
-from collections.abc import Collection, Iterator, Sequence, Set
+from collections.abc import Callable, Collection, Iterator, Sequence, Set
 
 from cluster.domain.ids import AdapterDigest
 from cluster.placement.picking.replica_view import ReplicaView
@@ -54,35 +54,65 @@ class Holders:
 
 
 class LoadOrder:
-    """Replicas by the cost of a request that needs no adapter, cheapest first."""
+    """Replicas by the cost of a request that needs no adapter, cheapest first.
 
-    def __init__(self) -> None:
+    Those that have changed are put into their places when the order is next read, which a front of
+    few replicas never does.
+
+    Args:
+        cost: of such a request at a replica, in seconds.
+    """
+
+    def __init__(self, cost: Callable[[ReplicaView], float]) -> None:
+        self._cost = cost
         self._order: list[tuple[float, int, ReplicaView]] = []
+        self._placed: set[ReplicaView] = set()  # those in ``_order``, by their ``order_key``
+        self._changed: dict[ReplicaView, None] = {}  # since then
         self.total_load = 0
 
     def __len__(self) -> int:
+        self.settle()
         return len(self._order)
 
     def __iter__(self) -> Iterator[ReplicaView]:
+        self.settle()
         return (replica for _, _, replica in self._order)
 
     def __getitem__(self, index: int) -> ReplicaView:
+        self.settle()
         return self._order[index][2]
 
-    def add(self, replica: ReplicaView) -> None:
-        """Add a replica with the cost and load that it has."""
-        bisect.insort(self._order, (replica.order_key, replica.serial, replica))
-        self.total_load += replica.load
+    def note_change(self, replica: ReplicaView, load: int) -> None:
+        """Take in a replica that is new or has changed, and its load."""
+        self.total_load += load - replica.load
+        replica.load = load
+        self._changed[replica] = None
 
     def remove(self, replica: ReplicaView) -> None:
-        """Remove a replica, before its cost or load changes."""
-        del self._order[bisect.bisect_left(self._order, (replica.order_key, replica.serial))]
+        """Remove a replica."""
         self.total_load -= replica.load
+        self._changed.pop(replica, None)
+        self._take_out(replica)
+
+    def settle(self) -> None:
+        """Put those that have changed into their places, by the costs in force."""
+        for replica in self._changed:
+            self._take_out(replica)
+            replica.order_key = self._cost(replica)
+            bisect.insort(self._order, (replica.order_key, replica.serial, replica))
+        self._placed.update(self._changed)
+        self._changed.clear()
+
+    def _take_out(self, replica: ReplicaView) -> None:
+        if replica in self._placed:
+            self._placed.discard(replica)
+            del self._order[bisect.bisect_left(self._order, (replica.order_key, replica.serial))]
 
     def cheapest(
         self, count: int, among: Collection[ReplicaView], *, free_slots: int = 0
     ) -> list[ReplicaView]:
         """Return the first ``count`` of some replicas that have so many slots free."""
+        self.settle()
         if len(among) <= _SCANNED:
             fit = [r for r in among if r.free_slots >= free_slots] if free_slots else among
             return heapq.nsmallest(count, fit, key=_place) if len(fit) > count else list(fit)

@@ -93,7 +93,7 @@ class ReplicaView:
         self.sent_total = 0
         self.incoming.clear()
         self.asking.clear()
-        self.backlog_total = sum(tokens for _, tokens in snapshot.backlog)
+        self.backlog_total = sum([tokens for _, tokens in snapshot.backlog])
         self.left = 1.0
         self.free_bytes = snapshot.adapter_bytes_limit - snapshot.adapter_bytes_used
         if snapshot is before or not _has_same_adapters(snapshot, before):

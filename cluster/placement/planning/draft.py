@@ -183,7 +183,8 @@ class Draft:
             )
         if one is not None and place not in self.whole[members]:
             self._shift_work(one, place, rule)
-        self.most.note(members, place)
+        if self.inputs.most:
+            self.most.note(members, place)
         self.board.assign(members, place, missing, kept=rule in _KEPT)
         self.placed.setdefault(members, []).append(place)
         self._name(members, rule)
@@ -280,22 +281,24 @@ class Draft:
         return "denser sets: they need its room"
 
     def _described(self) -> Iterable[PlannedSet]:
-        pins = self.inputs.pins
+        pins, previous, most = self.inputs.pins, self.inputs.previous, self.rules.most
         idle = sorted((d,) for d in pins if (d,) in self.placed and (d,) not in self.wanted)
         for members in (*idle, *self.wanted):
             placed = self.placed.get(members, [])
             if len(placed) > 1:
                 placed = sorted(placed, key=lambda place: place.index)
-            pinned = pins.get(members[0], 0) if pins and len(members) == 1 else 0
+            copies, pinned = self.copies.get(members, 0), 0
+            if pins and len(members) == 1:
+                pinned = pins.get(members[0], 0)
             yield PlannedSet(
                 members,
                 tuple([self.aliases[digest] for digest in members]),
                 self._rule.get(members, PlacedFor.DEMAND),
                 tuple([place.room.replica_id for place in placed]),
                 len(self.whole.get(members, ())),
-                max(self.copies.get(members, 0), pinned),
-                self.inputs.previous.get(members, 1),
+                pinned if pinned > copies else copies,
+                previous.get(members, 1),
                 pinned,
-                self.most.of(members, self.rules.most),
+                self.most.of(members, most) if self.inputs.most else most,
                 self.wanted.get(members),
             )

@@ -106,8 +106,11 @@ class SimulatedFront:
 
     def _send(self, tracked: Tracked) -> None:
         """Find a replica for a request and hand it over, or end it."""
-        task = self.process.loop.start(self._find_replica(tracked))
-        if task is not None:
+        request = self._pick_request(tracked)
+        chosen = self._waiting.pick_at_once(request)
+        if chosen is not None:
+            self._join_replica(tracked, chosen, request)
+        elif (task := self.process.loop.start(self._find_replica(tracked))) is not None:
             self._tasks[tracked.index] = task
 
     async def _find_replica(self, tracked: Tracked) -> None:
@@ -156,6 +159,7 @@ class SimulatedFront:
             tracked.key,
             tracked.request_id,
             weight=self._weight(tracked.key.tenant),
+            itl_s=self._orders.promised_itl(tracked.key.tenant),
             resumed=tracked.generated,
             deadline_at=replica.process.clock.monotonic() + left,
         )
@@ -264,10 +268,10 @@ class SimulatedFront:
 
     def _lose_silent(self) -> None:
         """Give up the links on which nothing has come for too long."""
-        now = self.process.clock.monotonic()
+        since = self.process.clock.monotonic() - LINK_SILENCE_S
         for known in self._view.replicas():
-            replica = self._links.get(known.replica_id)
-            if replica is not None and known.age(now) > LINK_SILENCE_S:
+            if known.heard_at < since and known.replica_id in self._links:
+                replica = self._links[known.replica_id]
                 replica.process.after(0.0, replica.disconnect, self)
                 self.hear_lost(replica)
 

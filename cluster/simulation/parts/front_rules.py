@@ -57,6 +57,6 @@ class FrontPicks:
     def follow(self, orders: FrontOrders) -> None:
         """Pick by what the controller says."""
         self.recent.follow(orders.tiers)
-        if orders.picking != self._policy:
+        if orders.picking is not self._policy and orders.picking != self._policy:
             self._policy = orders.picking
             self._picker.follow(orders.picking)

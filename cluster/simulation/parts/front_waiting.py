@@ -4,7 +4,7 @@ from collections.abc import Callable
 from functools import partial
 
 from cluster.domain.ids import ReplicaId, TenantId
-from cluster.errors import ReplicaLost
+from cluster.errors import Overloaded, ReplicaLost
 from cluster.placement.exchange import FrontOrders
 from cluster.placement.picking.cluster_view import ClusterView
 from cluster.placement.picking.filters import PickRequest
@@ -49,12 +49,13 @@ class FrontWaiting:
             interval_s=HURRY_S,
         )
         self._holding = Holding(self, orders, report)
+        self._picking = 0  # calls of ``pick`` under way
         self.places = WaitingPlaces(PickingPolicy().max_queued)
         """Bound the requests that wait."""
 
     def __len__(self) -> int:
         """Return how many wait."""
-        return len(self._first) + len(self._room)
+        return len(self._first) + len(self._room) if self._picking else 0
 
     @property
     def ready(self) -> bool:
@@ -64,7 +65,7 @@ class FrontWaiting:
     @property
     def hurries(self) -> bool:
         """Report whether requests wait for the first replica."""
-        return len(self._first) > 0
+        return self._picking > 0 and len(self._first) > 0
 
     async def wait_ready(self, timeout_s: float, tenant: TenantId | None = None) -> bool:
         """Wait until a replica can be reached, and look for one; return whether one can."""
@@ -74,6 +75,15 @@ class FrontWaiting:
     def count_wishes(self) -> int:
         """Return the requests that want a first replica, once for each report."""
         return self._holding.count_wishes()
+
+    def pick_at_once(self, wanted: PickRequest) -> ReplicaId | None:
+        """Return what ``pick`` would, or None if the request has to wait."""
+        if not self.ready or self._room.is_awaited:
+            return None
+        try:
+            return self._pick_now(wanted)
+        except (Overloaded, ReplicaLost):
+            return None
 
     async def pick(
         self,
@@ -93,23 +103,28 @@ class FrontWaiting:
             ReplicaLost: none that could be was fit to be picked.
             Overloaded: all replicas stayed full, or too many requests of the tenant wait already.
         """
-        while True:
-            await self._holding.wait_for_replica(place, patience_s())
-            wanted = request()
-            try:
-                pick = partial(self._pick_now, wanted)
-                wait_s = min(REPLICA_WAIT_S, patience_s())
-                chosen = await self._room.pick(tenant, pick, wait_s=wait_s, place=place)
-            except ReplicaLost:
-                if self.ready:
-                    raise
-                continue  # the last one has gone meanwhile
-            return chosen, wanted
+        self._picking += 1
+        try:
+            while True:
+                await self._holding.wait_for_replica(place, patience_s())
+                wanted = request()
+                try:
+                    pick = partial(self._pick_now, wanted)
+                    wait_s = min(REPLICA_WAIT_S, patience_s())
+                    chosen = await self._room.pick(tenant, pick, wait_s=wait_s, place=place)
+                except ReplicaLost:
+                    if self.ready:
+                        raise
+                    continue  # the last one has gone meanwhile
+                return chosen, wanted
+        finally:
+            self._picking -= 1
 
     def note_change(self, replica_id: ReplicaId) -> None:
         """Let those who wait know that a replica has changed."""
-        self._room.note_change(replica_id)
-        self._first.wake()
+        if self._picking:
+            self._room.note_change(replica_id)
+            self._first.wake()
 
     def close(self) -> None:
         """Look at the time no more."""

@@ -54,6 +54,7 @@ class SimulatedCluster:
         self._works = WorkMaker(block_size, with_tokens=spec.engine == "exact")
         self._cores = SharedCores(spec.crowding)
         self._records = Records(self.loop.time, self._counts, self.catalog.nbytes)
+        self._keys: dict[DemandKey, DemandKey] = {}  # one object for each
         self._requests = [self._track(index, asked) for index, asked in enumerate(spec.trace)]
         self._arrived = 0
         self._ended = 0
@@ -197,7 +198,9 @@ class SimulatedCluster:
     def _track(self, index: int, asked: TraceRequest) -> Tracked:
         adapters = self.catalog.digests(asked.adapters)
         limit = REQUEST_TIMEOUT_S if asked.deadline_s is None else asked.deadline_s
-        return Tracked(index, asked, DemandKey(asked.tenant, adapters), asked.at + limit)
+        key = DemandKey(asked.tenant, adapters)
+        key = self._keys.setdefault(key, key)
+        return Tracked(index, asked, key, asked.at + limit)
 
     def _await_arrival(self) -> None:
         if self._arrived < len(self._requests):

@@ -136,6 +136,7 @@ class ExactEngine:
 
     def _end_step(self, plan: StepPlan, totals: StepTotals) -> None:
         self.totals = add_totals(self.totals, totals)
+        self._scheduler.observe_step(totals)
         ends = self._ends
         sampled: dict[RequestId, int] = {}
         first: list[EngineSequence] = []

@@ -25,7 +25,7 @@ from cluster.simulation.replica.engine_port import (
     SequenceNews,
 )
 from cluster.simulation.replica.fast_batch import FastBatch
-from cluster.simulation.replica.fast_rows import FastRow, StepRun
+from cluster.simulation.replica.fast_rows import FastRow, StepRun, WorkSums
 from cluster.simulation.replica.prefix_memory import PrefixMemory
 from cluster.simulation.replica.step_pace import StepPace
 from cluster.simulation.virtual.virtual_process import VirtualProcess
@@ -62,7 +62,7 @@ class FastEngine:
         self._run: StepRun | None = None
         self._turn = 0  # names the run whose end is awaited
         self._waking = False
-        self._totals = StepTotals()
+        self._done = WorkSums()
         self._generated = 0
 
     @property
@@ -90,9 +90,7 @@ class FastEngine:
     @property
     def totals(self) -> StepTotals:
         """Return the work of all steps that have ended."""
-        if self._run is None:
-            return self._totals
-        return self._run.totals_after(self._totals, self._run.ended_by(self._now))
+        return self._done.totals(self._run, self._now)
 
     @property
     def _now(self) -> float:
@@ -117,14 +115,16 @@ class FastEngine:
             stop_token_ids=_STOPS,
             max_model_len=self.max_model_len,
         )
-        sizes = tuple((slot, *self._adapter_size(slot)) for slot in work.slots)
-        whole = sequence.prompt_len // self._config.block_size if self._config.prefix_cache else 0
-        names = tuple(f"{work.namespace}{block:x}" for block in work.prefix[:whole])
-        end = min(work.generated_tokens, sequence.max_len - sequence.prompt_len)
+        sizes = tuple([(slot, *self._adapter_size(slot)) for slot in work.slots])
+        names: tuple[str, ...] = ()
+        if work.prefix and self._config.prefix_cache:
+            whole = work.prefix[: sequence.prompt_len // self._config.block_size]
+            names = tuple([f"{work.namespace}{block:x}" for block in whole])
+        end = min(sequence.prompt_len + work.generated_tokens, sequence.max_len)
         row = FastRow(sequence, end, names, sizes, sequence.num_tokens)
-        row.rank = sum(rank for _, _, rank in sizes)
+        row.rank = sum([rank for _, _, rank in sizes])
         self._batch.add(row)
-        if row.generated >= row.end:
+        if row.tokens >= row.end:
             self._next_deadline = -math.inf
         if sequence.request.deadline_at is not None:
             self._next_deadline = min(self._next_deadline, sequence.request.deadline_at)
@@ -172,11 +172,14 @@ class FastEngine:
         if turn != self._turn or run is None:
             return  # cut meanwhile
         self._run = None
-        self._totals = run.totals_after(self._totals, run.steps)
+        self._done.add(run, run.steps)
+        self._batch.observe_run(run)
         self._batch.count_run(run)
+        unnamed = self._memory.unnamed
         for row in run.decoding:
             self._grow(row, run.steps)
-        self._memory.make_room()  # for what grew before anything ends
+        if self._memory.unnamed > unnamed:
+            self._memory.make_room()  # for what grew before anything ends
         news: list[SequenceNews] = []
         for row in run.decoding:
             self._advance(row, run.steps, run.steps, news)
@@ -201,7 +204,7 @@ class FastEngine:
         self._generated += sampled
         if first and before < len(row.names):
             self._batch.publish(row, before)
-        if row.generated >= row.end:
+        if row.tokens >= row.end:
             stopped = row.tokens < sequence.max_len
             self._end(row, FinishReason.STOP if stopped else FinishReason.LENGTH, news)
         elif first and sampled:
@@ -213,17 +216,7 @@ class FastEngine:
         self._end_early(news)
         self._batch.yield_rows()
         decoding = self._batch.decodes()
-        budget = self._config.max_batch_tokens - len(decoding)
-        prefills: list[tuple[FastRow, int]] = []
-        for row in self._batch.running:
-            if row.tokens - row.computed > 1:
-                count = min(row.uncomputed, budget)
-                if count <= 0:
-                    break
-                prefills.append((row, count))
-                budget -= count
-        if self._batch.waiting:
-            self._batch.admit(prefills, budget)
+        prefills = self._batch.prefills(decoding)
         for row, _ in prefills:
             row.began_at = row.began_at or self._now
         if decoding or prefills:
@@ -237,7 +230,7 @@ class FastEngine:
         size, rows = self._config.block_size, len(decoding)
         steps = 1
         if not prefills:
-            steps = min([row.end - row.generated for row in decoding])
+            steps = min([row.end - row.tokens for row in decoding])
             within = 1 + min([row.blocks * size - row.tokens for row in decoding])
             steps = max(1, min(steps, max(within, size * (self._memory.free // rows))))
             if self._batch.is_contended and self._batch.waiting:
@@ -288,7 +281,7 @@ class FastEngine:
         self._next_deadline = math.inf
         for row in tuple(self._batch.rows.values()):
             deadline = row.sequence.request.deadline_at
-            if row.generated >= row.end:
+            if row.tokens >= row.end:
                 self._end(row, FinishReason.LENGTH, news)
             elif deadline is not None and deadline <= now:
                 self._end(row, FinishReason.DEADLINE, news)

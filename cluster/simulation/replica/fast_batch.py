@@ -1,13 +1,17 @@
 """Fills the fast engine's batch: admission in the real order, blocks, preemption."""
 
 import bisect
+import math
 from collections import Counter
 from collections.abc import Iterable
 
 from cluster.config import EngineConfig
 from cluster.domain.ids import RequestId, TenantId
+from cluster.domain.work import StepTotals
 from cluster.engine.scheduling.admission_order import AdmissionOrder
 from cluster.engine.scheduling.block_claims import KvRoom
+from cluster.engine.scheduling.prompt_shares import kept_for_waiting, split_prompts
+from cluster.engine.scheduling.step_limit import StepLimit
 from cluster.engine.sequence import EngineSequence
 from cluster.expected_length import ExpectedLength
 from cluster.simulation.replica.fast_rows import FastRow, StepRun
@@ -24,13 +28,14 @@ class FastBatch:
         self._config = config
         self._memory = memory
         self._order = AdmissionOrder(config)
+        self._limit = StepLimit(config.block_size)
         self._expected = ExpectedLength()
         self._slots: Counter[int] = Counter()  # rows that run over each slot
 
     @property
     def waiting(self) -> int:
         """Return the rows that do not run."""
-        return len(self._order)
+        return len(self.rows) - len(self.running)
 
     @property
     def has_places(self) -> bool:
@@ -117,23 +122,60 @@ class FastBatch:
         memory, size = self._memory, self._config.block_size
         while True:
             decoding = [row for row in self.running if row.tokens - row.computed == 1]
-            short = [row for row in decoding if -(-row.tokens // size) > row.blocks]
+            short = [row for row in decoding if row.tokens > row.blocks * size]
             if len(short) <= memory.free or len(self.running) < 2:
                 break
             self._preempt(self._row_to_preempt(short[max(0, memory.free)]))
-        for row in short:
-            row.blocks += 1
-        memory.unnamed += len(short)
-        memory.make_room()
+        if short:
+            for row in short:
+                row.blocks += 1
+            memory.unnamed += len(short)
+            memory.make_room()
         return decoding
 
-    def admit(self, prefills: list[tuple[FastRow, int]], budget: int) -> None:
-        """Let rows run while there is room, and append their parts of the step."""
+    def prefills(self, decoding: list[FastRow]) -> list[tuple[FastRow, int]]:
+        """Return the rows whose prompts a step computes, each with the tokens of it.
+
+        Shares and bounds are those of ``RunningBatch``.
+        """
+        waiting = self.waiting
+        under_way = [row for row in self.running if row.tokens - row.computed > 1]
+        if not (under_way or waiting):
+            return []
+        tenants = {row.sequence.request.tenant for row in under_way}
+        weights = self._order.sharing_prompts(tenants) if tenants else {}
+        promised_s = min([row.sequence.request.itl_s for row in self.running], default=math.inf)
+        room = self._config.max_batch_tokens - len(decoding)
+        alone = not (decoding or weights)
+        budget = self._limit.prompt_tokens(promised_s, room, alone=alone)
+        prefills: list[tuple[FastRow, int]] = []
+        if under_way:
+            kept = kept_for_waiting(weights, tenants, budget)
+            if kept:
+                budget -= kept - self._admit(prefills, kept)
+            asked = [(row.sequence.request.tenant, row.uncomputed) for row in under_way]
+            counts = split_prompts(asked, weights, budget)
+            prefills += [pair for pair in zip(under_way, counts, strict=True) if pair[1]]
+            budget -= sum(counts)
+        if waiting:
+            self._admit(prefills, budget)
+        return prefills
+
+    def observe_run(self, run: StepRun) -> None:
+        """Learn what steps take, as ``Scheduler.observe_step``."""
+        steps, first = run.steps, run.first
+        tokens, rows = first.prefill_tokens * steps, first.decode_rows * steps
+        seconds = run.seconds(steps)
+        self._limit.observe(StepTotals(steps, tokens, rows, seconds=seconds))
+
+    def _admit(self, prefills: list[tuple[FastRow, int]], budget: int) -> int:
+        """Let rows run while there is room, append their parts of the step, and return what is left
+        of the budget."""
         memory, size = self._memory, self._config.block_size
         while len(self.running) < self._config.max_batch_size and budget > 0:
             sequence = self._order.next()
             if sequence is None:
-                return
+                return budget
             row, again = self.rows[sequence.request_id], sequence.admission >= 0
             hits, own = self._cached(row)
             if not again:
@@ -141,7 +183,7 @@ class FastBatch:
                 if awaited is not None and self._order.defer(sequence, awaited):
                     continue
             if not self._take_blocks(row, hits, own):
-                return
+                return budget
             if not again:
                 row.cached = min(row.computed, sequence.prompt_len)
             room = sequence.max_len - row.tokens
@@ -153,6 +195,7 @@ class FastBatch:
             count = min(row.uncomputed, budget)
             prefills.append((row, count))
             budget -= count
+        return budget
 
     def _cached(self, row: FastRow) -> tuple[int, int]:
         """Return the blocks of a waiting row that are there: with names, and those after them
@@ -199,7 +242,7 @@ class FastBatch:
             return 0
         size = self._config.block_size
         own = -(-(row.sequence.max_len - 1) // size) > -(-row.tokens // size)
-        return own + sum(other.may_grow(size) for other in self.running)
+        return own + sum([other.may_grow(size) for other in self.running])
 
     def _leave(self, row: FastRow) -> None:
         self.running.remove(row)

@@ -1,7 +1,7 @@
 """The batch of the fast engine, as numbers: its rows, and what a run of equal steps costs."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from cluster.domain.work import StepTotals
 from cluster.engine.sequence import EngineSequence
@@ -13,7 +13,7 @@ class FastRow:
     """One sequence, without its tokens and blocks: only how many there are."""
 
     sequence: EngineSequence
-    end: int  # tokens of its completion at which it ends
+    end: int  # tokens, of its prompt and completion, at which it ends
     names: tuple[BlockName, ...]  # of its prompt's whole blocks
     sizes: tuple[tuple[int, int, int], ...]  # (slot, bytes, rank) of its adapters
     tokens: int  # prompt and completion so far
@@ -63,19 +63,6 @@ class StepRun:
         """Return the steps after which a time has come: those under way end."""
         return self._count(now - self.began, whole=False)
 
-    def totals_after(self, before: StepTotals, steps: int) -> StepTotals:
-        """Return the work of the first ``steps``, and what was done before them."""
-        first, more = self.first, int(self.growth * steps * (steps - 1) / 2)
-        return StepTotals(
-            before.steps + steps,
-            before.prefill_tokens + first.prefill_tokens * steps,
-            before.decode_rows + first.decode_rows * steps,
-            before.context_blocks + first.context_blocks * steps + more,
-            before.adapter_bytes + first.adapter_bytes * steps,
-            before.rank_rows + first.rank_rows * steps,
-            before.seconds + self.seconds(steps),
-        )
-
     def _count(self, elapsed: float, *, whole: bool) -> int:
         low, high = 0, self.steps
         if self.growth * self.block_s == 0:
@@ -97,3 +84,44 @@ class StepRun:
                     (low, middle) if self.seconds(middle) >= elapsed - 1e-9 else (middle + 1, high)
                 )
         return low
+
+
+@dataclass(slots=True)
+class WorkSums:
+    """Adds up the work of runs; its fields are those of ``StepTotals``."""
+
+    steps: int = 0
+    prefill_tokens: int = 0
+    decode_rows: int = 0
+    context_blocks: int = 0
+    adapter_bytes: int = 0
+    rank_rows: int = 0
+    seconds: float = 0.0
+
+    def add(self, run: StepRun, steps: int) -> None:
+        """Add the first ``steps`` of a run."""
+        first = run.first
+        self.steps += steps
+        self.prefill_tokens += first.prefill_tokens * steps
+        self.decode_rows += first.decode_rows * steps
+        more = int(run.growth * steps * (steps - 1) / 2)
+        self.context_blocks += first.context_blocks * steps + more
+        self.adapter_bytes += first.adapter_bytes * steps
+        self.rank_rows += first.rank_rows * steps
+        self.seconds += run.seconds(steps)
+
+    def totals(self, run: StepRun | None, now: float) -> StepTotals:
+        """Return the sums, with the steps that have ended of the run under way."""
+        sums = self
+        if run is not None:
+            sums = replace(self)
+            sums.add(run, run.ended_by(now))
+        return StepTotals(
+            sums.steps,
+            sums.prefill_tokens,
+            sums.decode_rows,
+            sums.context_blocks,
+            sums.adapter_bytes,
+            sums.rank_rows,
+            sums.seconds,
+        )

@@ -53,7 +53,7 @@ class PrefixMemory:
     def new_blocks(self, names: Sequence[BlockName], total: int) -> int:
         """Return by how much holding ``names`` among ``total`` blocks lowers ``free``."""
         held = self._held
-        return total - sum(1 for name in names if name in held)
+        return total - sum([name in held for name in names])
 
     def hold(self, names: Sequence[BlockName]) -> None:
         """Count a holder of each of these blocks, computed or not."""
@@ -105,8 +105,7 @@ class PrefixMemory:
         while excess > 0:
             name, (released, blocks) = self._idle.popitem(last=False)
             dropped = min(blocks, excess)
-            for _ in range(dropped):
-                self._ages.observe(now - released)
+            self._ages.observe(now - released, dropped)
             if dropped < blocks:
                 self._idle[name] = released, blocks - dropped
                 self._idle.move_to_end(name, last=False)

@@ -47,6 +47,7 @@ class WorkMaker:
         request_id: RequestId,
         *,
         weight: float,
+        itl_s: float,
         resumed: int,
         deadline_at: float,
     ) -> EngineWork:
@@ -55,6 +56,7 @@ class WorkMaker:
         Args:
             index: of the request in the trace; names its own tokens.
             weight: of its tenant.
+            itl_s: seconds between tokens that its tenant is promised.
             resumed: tokens of its completion that were generated elsewhere.
             deadline_at: monotonic seconds of the replica.
         """
@@ -75,6 +77,7 @@ class WorkMaker:
             resumed_token_ids=(A_TOKEN,) * resumed,
             deadline_at=deadline_at,
             weight=weight,
+            itl_s=itl_s,
         )
         return EngineWork(request, namespace, (), asked.prefix, expected_end(asked))
 

@@ -226,12 +226,12 @@ class SimulatedReplica:
             return
         link = live.link
         generated = len(live.work.request.resumed_token_ids)
+        self._announcer.note_change()
         self._close(request_id)
         self._deliver({link: [SequenceNews(request_id, generated, reason=reason, error=error)]})
 
     def _close(self, request_id: RequestId) -> None:
         live = self._live.pop(request_id)
-        self._announcer.note_change()
         if not live.in_engine and live.task is not None:
             self._waiting -= 1
         if live.lease is not None:

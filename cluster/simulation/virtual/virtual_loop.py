@@ -5,6 +5,8 @@ they were asked for, so equal programs run equally.
 """
 
 import asyncio
+import itertools
+import math
 import types
 from collections import deque
 from collections.abc import Callable, Coroutine, Generator
@@ -27,15 +29,30 @@ class TimedExecutor(Protocol):
         ...
 
 
+class EventOwner(Protocol):
+    """Owns events, and may be unable to act when they are due."""
+
+    responds: bool
+
+    def keep(self, callback: Callable[..., object], arguments: tuple[Any, ...]) -> None:
+        """Take an event that is due while it does not respond."""
+        ...
+
+
+Event = tuple[float, int, EventOwner | None, Callable[..., object], tuple[Any, ...]]
+"""The time, a number that grows, the owner, and what to call with which arguments."""
+
+
 class VirtualLoop(asyncio.AbstractEventLoop):
     """Runs callbacks in order of their virtual times, in seconds from 0."""
 
     def __init__(self) -> None:
         self.now = 0.0
         """Holds what ``time`` returns; read by the parts of a simulation, which ask often."""
-        self._events: list[tuple[float, int, Callable[..., object], tuple[Any, ...]]] = []
+        self.events: list[Event] = []
+        """A heap; processes add to it, with ``numbers``, which make equal times follow in order."""
+        self.numbers = itertools.count()
         self._ready: deque[asyncio.Handle] = deque()
-        self._count = 0
         self._failure: BaseException | None = None
         self._stopped = False
         self._running = False
@@ -44,9 +61,7 @@ class VirtualLoop(asyncio.AbstractEventLoop):
 
     def at(self, when: float, callback: Callable[..., object], *arguments: Any) -> None:
         """Call back at a virtual time; a time that is past counts as now."""
-        self._count = count = self._count + 1
-        now = self.now
-        heappush(self._events, (when if when > now else now, count, callback, arguments))
+        heappush(self.events, (max(when, self.now), next(self.numbers), None, callback, arguments))
 
     def start(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None] | None:
         """Run a coroutine until it first waits; only one that does becomes a task.
@@ -68,14 +83,16 @@ class VirtualLoop(asyncio.AbstractEventLoop):
         before = asyncio._get_running_loop()
         asyncio._set_running_loop(self)
         self._stopped, self._running = False, True
-        events, ready = self._events, self._ready
+        events, ready = self.events, self._ready
+        last = math.inf if until is None else until
         try:
             self._run_ready()
-            while events and not self._stopped:
-                if until is not None and events[0][0] > until:
-                    break
-                self.now, _, callback, arguments = heappop(events)
-                callback(*arguments)
+            while events and not self._stopped and events[0][0] <= last:
+                self.now, _, owner, callback, arguments = heappop(events)
+                if owner is None or owner.responds:
+                    callback(*arguments)
+                else:
+                    owner.keep(callback, arguments)
                 if ready:
                     self._run_ready()
                 if self._failure is not None:

@@ -4,6 +4,7 @@ import asyncio
 import math
 from collections.abc import Callable
 from concurrent.futures import Executor
+from heapq import heappush
 from typing import Any
 
 from cluster.simulation.virtual.virtual_loop import VirtualLoop
@@ -36,45 +37,41 @@ class VirtualProcess:
         self.loop = loop
         self.name = name
         self.clock = VirtualClock(loop, start_wall)
+        self.responds = True  # it would answer a call now
         self.alive = True
         self.died_at = math.inf  # virtual seconds
-        self.hung = False
         self._held: list[tuple[Callable[..., object], tuple[Any, ...]]] = []
 
-    @property
-    def responds(self) -> bool:
-        """Report whether it would answer a call now."""
-        return self.alive and not self.hung
-
     def after(self, seconds: float, callback: Callable[..., object], *arguments: Any) -> None:
-        """Call back in this process after so many seconds."""
+        """Call back in this process after so many seconds, at least 0."""
         loop = self.loop
-        loop.at(loop.now + seconds, self._call, callback, arguments)
+        event = (loop.now + seconds, next(loop.numbers), self, callback, arguments)
+        heappush(loop.events, event)
 
     def hang(self) -> None:
         """Stop computing and answering, without an end."""
-        self.hung = True
+        self.responds = False
 
     def resume(self) -> None:
         """Go on, with what was due meanwhile first."""
-        self.hung = False
+        self.responds = self.alive
         held, self._held = self._held, []
         for callback, arguments in held:
-            self._call(callback, arguments)
+            if self.responds:
+                callback(*arguments)
+            else:
+                self.keep(callback, arguments)
 
     def kill(self) -> None:
         """End at once."""
         if self.alive:
-            self.alive, self.died_at = False, self.loop.now
+            self.alive, self.responds, self.died_at = False, False, self.loop.now
         self._held.clear()
 
-    def _call(self, callback: Callable[..., object], arguments: tuple[Any, ...]) -> None:
-        if not self.alive:
-            return
-        if self.hung:
+    def keep(self, callback: Callable[..., object], arguments: tuple[Any, ...]) -> None:
+        """Take an event that is due while it does not respond; one after its death is lost."""
+        if self.alive:
             self._held.append((callback, arguments))
-        else:
-            callback(*arguments)
 
 
 class VirtualExecutor(Executor):

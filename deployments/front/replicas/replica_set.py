@@ -152,7 +152,7 @@ class ReplicaSet:
                 of the tenant wait already.
         """
         if self._rng.random() < self._picker.policy.explain:  # for the request log
-            request = dataclasses.replace(request, explain=True)
+            request = request._replace(explain=True)
         return await self._room.pick(
             request.tenant, lambda: self._pick_now(request), wait_s=wait_s, place=place
         )
@@ -160,7 +160,7 @@ class ReplicaSet:
     def _pick_now(self, request: PickRequest) -> tuple[ReplicaChoice, ReplicaLink]:
         choice = self._picker.pick(self.view, request, self._clock.monotonic())
         found = self._tier_found(choice.replica_id, request.digests)
-        choice = dataclasses.replace(choice, tier_found=found)
+        choice = choice._replace(tier_found=found)
         if self._on_pick is not None:
             self._on_pick(choice)
         return choice, self._links[choice.replica_id]

@@ -13,7 +13,12 @@ from cluster.domain.request import SamplingParams
 from cluster.errors import AdapterLoadFailed
 from cluster.tenancy.limits import QuotaVerdict
 from cluster.tenancy.metering import Meter
-from cluster.tenancy.shares import TenantWeight, equal_weight
+from cluster.tenancy.shares import (
+    PromisedItl,
+    TenantWeight,
+    equal_weight,
+    nothing_promised,
+)
 from cluster.tenancy.tenants import Tenant
 from cluster.waiting.holding import WaitForReplica, at_once
 from deployments.front.replicas.replica_set import ReplicaSet
@@ -84,6 +89,7 @@ class RequestService:
         wait_for_replica: WaitForReplica = at_once,
         demand: FrontDemand | None = None,
         weight: TenantWeight = equal_weight,
+        promised_itl: PromisedItl = nothing_promised,
     ) -> None:
         self.names = names
         self.routing = routing
@@ -112,6 +118,7 @@ class RequestService:
             wait_for_replica,
             self.demand.note_pick,
             weight,
+            promised_itl,
         )
         self._choices = ChoiceBuilder(
             services, self.decider, self._expected, config.request_timeout_s

@@ -288,6 +288,7 @@ class Choice:
                 resumed_token_ids=tuple(self.answer.token_ids),
                 http_request=self._http_request,
                 weight=self._weight,
+                itl_s=self._services.promised_itl(spec.tenant),
             ),
             spec.decided.encoded,
             () if self.rerouting is None else self.rerouting.started_segments(),

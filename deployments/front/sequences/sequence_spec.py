@@ -10,7 +10,12 @@ from cluster.domain.replica import ReplicaChoice
 from cluster.domain.request import (
     SamplingParams,
 )
-from cluster.tenancy.shares import TenantWeight, equal_weight
+from cluster.tenancy.shares import (
+    PromisedItl,
+    TenantWeight,
+    equal_weight,
+    nothing_promised,
+)
 from cluster.waiting.holding import WaitForReplica, at_once
 from deployments.front.replicas.pick_hints import PickHints
 from deployments.front.replicas.replica_set import ReplicaSet
@@ -47,3 +52,4 @@ class ChoiceServices:
     wait_for_replica: WaitForReplica = at_once
     on_pick: Callable[[TenantId, ReplicaChoice], None] = lambda *_: None
     weight: TenantWeight = equal_weight
+    promised_itl: PromisedItl = nothing_promised

@@ -106,7 +106,7 @@ def test_the_judgement_is_the_mean_of_courses_with_arrivals_a_little_later() -> 
         starts.append([one.at for one in spec.trace])
         cold = len(starts) % 2 == 0
         result = simulated(spec)
-        return replace(result, requests=tuple(replace(r, cold=cold) for r in result.requests))
+        return replace(result, requests=tuple(r._replace(cold=cold) for r in result.requests))
 
     found = calibrate(spec_of(trace), undecided)
     assert found.errors.whole_resident == 0.5 - found.recorded.whole_resident
@@ -168,7 +168,7 @@ def test_a_simulation_that_answers_nothing_is_red() -> None:
 
 
 def without_answer(one: ServedRequest) -> ServedRequest:
-    return replace(one, outcome="overloaded", ttft=None)
+    return one._replace(outcome="overloaded", ttft=None)
 
 
 def test_a_simulation_that_refuses_slow_requests_is_not_nearer() -> None:
@@ -217,7 +217,7 @@ def test_a_request_that_reaches_no_replica_finds_nothing_there() -> None:
     def unpicked(spec: SimulationSpec) -> SimulationResult:
         result = simulated(spec)
         served = [
-            replace(without_answer(r), replica=None, cold=False, tier_found="")
+            without_answer(r)._replace(replica=None, cold=False, tier_found="")
             if n % 10 == 0
             else r
             for n, r in enumerate(result.requests)
@@ -249,7 +249,7 @@ def test_residents_are_compared_as_the_front_knew_them() -> None:
 
     def told_late(spec: SimulationSpec) -> SimulationResult:
         result = simulated(spec)
-        late = tuple(replace(one, tier_found="device") for one in result.requests)
+        late = tuple(one._replace(tier_found="device") for one in result.requests)
         return replace(result, requests=late)
 
     assert calibrate(spec_of(trace), told_late).errors.whole_resident == 0

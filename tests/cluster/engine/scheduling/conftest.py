@@ -1,5 +1,6 @@
 """A scheduler on integers, driven by the sizes of requests."""
 
+import math
 from collections.abc import Callable, Iterable
 
 import pytest
@@ -46,6 +47,7 @@ class Rig:
         tenant: str = TENANT,
         adapters: str = "",
         weight: float = 1.0,
+        itl_s: float = math.inf,
     ) -> EngineSequence:
         """Add a request; an integer stands for a prompt of that length like no other's.
 
@@ -62,6 +64,7 @@ class Rig:
             resumed_token_ids=resumed,
             deadline_at=deadline_at,
             weight=weight,
+            itl_s=itl_s,
         )
         sequence = EngineSequence.create(
             request,

@@ -1,0 +1,45 @@
+"""Divides the prompt tokens of a step among tenants by weight.
+
+Else whoever has long prompts under way would keep the prompts of all others waiting.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from math import ceil
+
+from cluster.domain.ids import TenantId
+
+
+def kept_for_waiting(
+    weights: Mapping[TenantId, float], under_way: Collection[TenantId], budget: int
+) -> int:
+    """Return the tokens that tenants get which have no prompt under way, and wait for a row.
+
+    Args:
+        weights: of all tenants with prompts to compute; empty where they do not share.
+    """
+    waiting = [weight for tenant, weight in weights.items() if tenant not in under_way]
+    return ceil(budget * sum(waiting) / sum(weights.values())) if waiting else 0
+
+
+def split_prompts(
+    asked: Sequence[tuple[TenantId, int]], weights: Mapping[TenantId, float], budget: int
+) -> list[int]:
+    """Divide tokens among prompts under way; what a tenant leaves of its share goes to the oldest.
+
+    Args:
+        asked: tenant and tokens of each prompt, the oldest first.
+        weights: empty where tenants do not share: the oldest come first then.
+    """
+    counts = [0] * len(asked)
+    total = sum([weights[tenant] for tenant in {tenant for tenant, _ in asked}]) if weights else 0
+    if total:
+        left = {tenant: ceil(budget * weights[tenant] / total) for tenant, _ in asked}
+        for index, (tenant, tokens) in enumerate(asked):
+            counts[index] = count = min(tokens, left[tenant], budget)
+            left[tenant] -= count
+            budget -= count
+    for index, (_, tokens) in enumerate(asked):
+        more = min(tokens - counts[index], budget)
+        counts[index] += more
+        budget -= more
+    return counts
