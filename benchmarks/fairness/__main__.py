@@ -1,5 +1,6 @@
 """Prove on a local cluster that tenants share a replica. Exit status 1: it is not so.
 
+Long prompts: one tenant has them computed all the time, while another asks for short answers.
 A full batch: one tenant asks for long answers, many at once, while another asks for short ones.
 Weights: two tenants that always have requests waiting are served tokens by their weights, and new
 weights, by `braid policy apply`, are in force without a restart.
@@ -31,6 +32,12 @@ from benchmarks.fairness.full_batch import (
     full_batch_tables,
     judge_full_batch,
     measure_full_batch,
+)
+from benchmarks.fairness.long_prompts import (
+    LongPrompts,
+    judge_long_prompts,
+    long_prompts_tables,
+    measure_long_prompts,
 )
 from benchmarks.fairness.tenant_load import TenantLoad
 from benchmarks.shared.command_line import without_places
@@ -72,6 +79,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--base", default=QUICKSTART, help='"tiny", "135m", a hub id or a folder')
     parser.add_argument("--rank", type=int, default=16, help="of both adapters")
     parser.add_argument("--prompt-tokens", type=int, default=32)
+    parser.add_argument("--long-prompt-tokens", type=int, default=1500)
+    parser.add_argument("--long-streams", type=int, default=4, help="long prompts at once")
+    parser.add_argument("--short-answers", type=int, default=8, help="next to long prompts")
+    parser.add_argument("--short-tokens", type=int, default=12, help="of each")
     parser.add_argument("--streams", type=int, default=160, help="of the flood, at once")
     parser.add_argument("--tokens", type=int, default=400, help="of each")
     parser.add_argument("--rounds", type=int, default=1, help="floods with another tenant")
@@ -96,7 +107,7 @@ def run(options: argparse.Namespace, base: BaseModel, folder: Path) -> ProofResu
     problems: list[str] = []
     try:
         names = write_adapters(base.path, sources_of(cluster.state), 2, options.rank, seed=0)
-        batch, backlog = asyncio.run(_measure(cluster, names, problems, options))
+        prompts, batch, backlog = asyncio.run(_measure(cluster, names, problems, options))
     finally:
         killed = cluster.stop()
     if killed:
@@ -114,14 +125,22 @@ def run(options: argparse.Namespace, base: BaseModel, folder: Path) -> ProofResu
             "of a single request": options.single_prompt_tokens,
         },
         problems=problems[:SHOWN],
-        verdicts=[*judge_full_batch(batch), *judge_backlog(backlog)],
-        tables=[*full_batch_tables(batch, rows, options), *backlog_tables(backlog, options)],
+        verdicts=[
+            *judge_long_prompts(prompts),
+            *judge_full_batch(batch),
+            *judge_backlog(backlog),
+        ],
+        tables=[
+            *long_prompts_tables(prompts, options),
+            *full_batch_tables(batch, rows, options),
+            *backlog_tables(backlog, options),
+        ],
     )
 
 
 async def _measure(
     cluster: LocalCluster, adapters: list[str], problems: list[str], options: argparse.Namespace
-) -> tuple[FullBatch, Backlog]:
+) -> tuple[LongPrompts, FullBatch, Backlog]:
     first, second = DEMO_TENANTS
     async with (
         cluster.client() as admin_client,
@@ -132,6 +151,9 @@ async def _measure(
         for name in adapters:
             await admin.add_folder(name, name)
 
+        long = TenantLoad(first_client, adapters[0], options.long_prompt_tokens, problems)
+        short = TenantLoad(second_client, adapters[1], options.single_prompt_tokens, problems)
+        prompts = await measure_long_prompts(long, short, options)
         one = TenantLoad(first_client, adapters[0], options.prompt_tokens, problems)
         single = TenantLoad(second_client, adapters[1], options.single_prompt_tokens, problems)
         rows = cluster.config.engine.max_batch_size
@@ -143,7 +165,7 @@ async def _measure(
         )
         problems += await admin.unrest(REST_S)
         problems += await admin.broken_books(1)
-    return batch, backlog
+    return prompts, batch, backlog
 
 
 def _set_weights(cluster: LocalCluster, weights: Mapping[str, float]) -> None:
