@@ -15,7 +15,7 @@ def kept_for_waiting(
     """Return the tokens that tenants get which have no prompt under way, and wait for a row.
 
     Args:
-        weights: of all tenants with prompts to compute; empty where they do not share.
+        weights: of all tenants with prompts to compute; none if they do not share.
     """
     waiting = [weight for tenant, weight in weights.items() if tenant not in under_way]
     return ceil(budget * sum(waiting) / sum(weights.values())) if waiting else 0
@@ -28,7 +28,7 @@ def split_prompts(
 
     Args:
         asked: tenant and tokens of each prompt, the oldest first.
-        weights: empty where tenants do not share: the oldest come first then.
+        weights: of the tenants; without any, the oldest come first.
     """
     counts = [0] * len(asked)
     total = sum([weights[tenant] for tenant in {tenant for tenant, _ in asked}]) if weights else 0
