@@ -1,6 +1,6 @@
 """Divides the prompt tokens of a step among tenants by weight.
 
-Else whoever has long prompts under way would keep the prompts of all others waiting.
+Else a tenant with long prompts under way would keep the prompts of all others waiting.
 """
 
 from collections.abc import Collection, Mapping, Sequence
