@@ -195,7 +195,9 @@ def test_unchanged_demand_comes_to_rest(problem: PlanInputs) -> None:
 @LAWS
 def test_a_replica_that_leaves_moves_only_what_it_had(problem: PlanInputs, number: int) -> None:
     assume(len(problem.replicas) > 1)
-    problem = settled(replace(problem, rules=replace(problem.rules, least=1, promised={})))
+    even = tuple(replace(room, eviction_age_s=10.0) for room in problem.replicas)
+    rules = replace(problem.rules, least=1, promised={})
+    problem = settled(replace(problem, replicas=even, rules=rules))  # a copy pays by the age
     assume(not plan(problem).moves)
     gone = problem.replicas[number % len(problem.replicas)]
     had = {copy.digest for copy in gone.resident} | set(gone.desired)
