@@ -102,6 +102,16 @@ BROKEN_POLICIES: tuple[BrokenPolicy, ...] = (
     BrokenPolicy("tiers: {standard: {weight: no}}", "tiers.standard.weight", "must be a number"),
     # Kinds
     BrokenPolicy("replicas: 3", "replicas", "must be a mapping of keys and values, not 3"),
+    *(
+        BrokenPolicy(f"version: 2\n{path}: {null}", path, "is empty; leave it out, or give entries")
+        for path in ("tiers", "tenants", "replicas", "placement", "adapters", "picking")
+        for null in ("", "~")
+    ),
+    BrokenPolicy("replicas: {up: }", "replicas.up", "is empty; leave it out, or give entries"),
+    BrokenPolicy("replicas: {schedule: }", "replicas.schedule", "is empty; leave it out, or give"),
+    BrokenPolicy("tiers: {gold: }", "tiers.gold", "is empty; leave it out, or give entries"),
+    BrokenPolicy("adapters: [~]", "adapters[0]", "is empty; leave it out, or give entries"),
+    BrokenPolicy("version: ~", "version", "must be 2, not None; write version: 2"),
     BrokenPolicy("replicas: [min, max]", "replicas", "must be a mapping of keys and values"),
     BrokenPolicy("tiers: [gold]", "tiers", "must be a mapping of keys and values"),
     BrokenPolicy("tiers: {gold: fast}", "tiers.gold", "must be a mapping of keys and values"),
@@ -348,6 +358,11 @@ BROKEN_POLICIES: tuple[BrokenPolicy, ...] = (
         'unknown key; did you mean "copies"?',
     ),
     # No document
+    *(
+        BrokenPolicy(text, "", "empty; begin with version: 2")
+        for text in ("", "\n \n", "\ufeff", "# later\n", "---", "--- # later", "~", "null", "{}")
+    ),
+    BrokenPolicy('""', "", "expected a mapping of sections, found text; begin with version: 2"),
     BrokenPolicy("replicas: {min: 1", "", "not valid YAML"),
     BrokenPolicy("replicas:\n\tmin: 1", "", "not valid YAML"),
     BrokenPolicy("a: 1\n---\nb: 2", "", "expected a single document"),

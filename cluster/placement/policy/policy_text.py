@@ -1,7 +1,8 @@
 """Reads the YAML of a policy: its tree, the line of each entry, and what no tree can show.
 
 A key that is written twice, an alias, a tag, a number that YAML reads otherwise than people do:
-each is refused, since the tree would have lost it.
+each is refused, since the tree would have lost it. So is a document without entries: it may be one
+that is about to be written, and would put every default in force.
 """
 
 import re
@@ -31,6 +32,7 @@ _EXPONENT = re.compile(r"[-+]?[0-9]+(\.[0-9]+)?[eE][-+]?[0-9]+")
 _WITH_COLONS = re.compile(r"[-+]?[0-9][0-9_]*(:[0-5]?[0-9])+(\.[0-9_]*)?")
 _STEM = "tag:yaml.org,2002:"
 _TEXT = f"{_STEM}str"
+_EMPTY = "empty; begin with version: 2"
 
 
 class Unreadable(ConfigError):
@@ -51,10 +53,10 @@ class PolicyText:
 
 
 def read_text(content: bytes) -> PolicyText:
-    """Return the tree of one document; an empty one has an empty tree.
+    """Return the tree of one document.
 
     Raises:
-        Unreadable: it is too long, not text, not YAML, too deep, or has aliases.
+        Unreadable: it is empty, too long, not text, not YAML, too deep, or has aliases.
     """
     if len(content) > MOST_BYTES:
         raise Unreadable(f"{len(content)} bytes are too many; a policy has at most {MOST_BYTES}")
@@ -65,8 +67,9 @@ def read_text(content: bytes) -> PolicyText:
         loader = _Loader(text)
         try:
             node = loader.get_single_node()
-            if node is not None:
-                found.tree = _Walk(loader, found).document(node)
+            if node is None:
+                raise Unreadable(_EMPTY)
+            found.tree = _Walk(loader, found).document(node)
         finally:
             loader.dispose()
     return found
@@ -110,11 +113,12 @@ class _Walk:
         self._found = found
 
     def document(self, node: yaml.Node) -> dict[str, Any]:
+        is_null = node.tag == self._untagged(node) == f"{_STEM}null"
+        if is_null or (isinstance(node, yaml.MappingNode) and not node.value):
+            raise Unreadable(_EMPTY)
         if isinstance(node, yaml.MappingNode):
             tree: dict[str, Any] | None = self._value(node, "")
             return tree or {}
-        if node.tag == self._untagged(node) == f"{_STEM}null":
-            return {}
         kind = "a list" if isinstance(node, yaml.SequenceNode) else "text"
         raise Unreadable(f"expected a mapping of sections, found {kind}; begin with version: 2", 1)
 

@@ -100,8 +100,8 @@ def show(
     with admin_client(url, key) as client:
         shown = client.get(POLICY)
         kept = shown if version is None else client.get(f"{POLICY}/versions/{version}")
-    is_empty = not kept["text"].strip()
-    if version is not None and (effective or is_empty):
+    has_text = version is not None or kept["text"]
+    if version is not None and effective:
         text = policy_facts.NamedText(f"version {version}", kept["text"])
         policy = policy_facts.parsed(text, defaults_of(shown))
         kept = {**kept, "effective": policy.model_dump(mode="json", by_alias=True)}
@@ -110,7 +110,7 @@ def show(
         return
     for line in policy_words.comments(kept):
         console.out.print(Text(line, style="dim"), soft_wrap=True)
-    if effective or is_empty:
+    if effective or not has_text:
         console.plain(policy_words.as_yaml(kept["effective"]))
     else:
         console.plain(kept["text"].rstrip("\n"))

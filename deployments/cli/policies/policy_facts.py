@@ -91,7 +91,7 @@ def text_of(what: str, client: BraidClient) -> NamedText:
     """Return the version of a number, or the file of a name."""
     if what.isascii() and what.isdecimal():
         if not what.strip("0"):
-            return NamedText("version 0 (the defaults)", "")
+            return NamedText("version 0 (the defaults)", "version: 2\n")
         found = client.get(f"{POLICY}/versions/{what}")
         return NamedText(f"version {what}", str(found["text"]))
     return read_policy_file(Path(what))

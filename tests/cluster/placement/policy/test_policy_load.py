@@ -16,9 +16,10 @@ from cluster.placement.policy.policy_load import (
 )
 
 
-def test_an_empty_file_is_the_defaults() -> None:
-    assert parse_policy(b"", source="p.yaml") == ClusterPolicy()
-    assert parse_policy(b"version: 2\nreplicas:\nadapters:\n", source="p.yaml") == ClusterPolicy()
+def test_what_is_left_out_has_its_default() -> None:
+    assert parse_policy(b"version: 2\n", source="p.yaml") == ClusterPolicy()
+    assert parse_policy(b"replicas: {}\nadapters: []\n", source="p.yaml") == ClusterPolicy()
+    assert load_policy(None) == ClusterPolicy()
 
 
 def test_every_section_is_read() -> None:

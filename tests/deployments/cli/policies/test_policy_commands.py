@@ -140,12 +140,35 @@ def test_another_version_is_shown_with_its_defaults(run: Callable[..., Any], ser
 
 
 def test_an_earlier_version_without_a_field_is_shown(run: Callable[..., Any], server: Any) -> None:
-    for text in ("", "\n"):
-        kept = {name: SHOWN[name] for name in ("sha256", "author", "message", "source", "at")}
-        server.answer("GET", f"{POLICY}/versions/1", {**kept, "version": 1, "text": text})
-        result = run("show", "--version", 1)
-        assert result.exit_code == 0, result.output
-        assert "replicas:\n  mode: 'on'\n  min: 1\n  max: 1\n" in result.stdout
+    kept = {name: SHOWN[name] for name in ("sha256", "author", "message", "source", "at")}
+    server.answer("GET", f"{POLICY}/versions/1", {**kept, "version": 1, "text": "version: 2\n"})
+    result = run("show", "--version", 1)
+    assert result.exit_code == 0, result.output
+    assert result.stdout.endswith(": more room\nversion: 2\n")
+    shown = run("show", "--version", 1, "--effective").stdout
+    assert "replicas:\n  mode: 'on'\n  min: 1\n  max: 1\n" in shown
+
+
+def test_a_version_that_an_earlier_release_kept_empty_is_shown(
+    run: Callable[..., Any], server: Any
+) -> None:
+    server.answer("GET", f"{POLICY}/versions/1", {**SHOWN, "version": 1, "text": "\n"})
+    result = run("show", "--version", 1)
+    assert result.exit_code == 0, result.output
+    assert yaml.safe_load(result.stdout) is None, "nothing but comments"
+
+
+def test_an_empty_file_is_neither_right_nor_sent(
+    run: Callable[..., Any], server: Any, path: Path
+) -> None:
+    path.write_text("")
+    result = run("check", path)
+    assert (result.exit_code, result.stdout) == (1, f"{path}: empty; begin with version: 2\n")
+    for words in (("diff", path), ("apply", path, "--yes")):
+        result = run(*words)
+        assert result.exit_code == 1
+        assert "empty; begin with version: 2" in result.stderr
+    assert sent(server) == []
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r", "\x85", "\u2028"])

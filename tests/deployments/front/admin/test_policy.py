@@ -63,6 +63,7 @@ async def test_a_policy_is_applied_and_kept_with_who_and_why(
         ("replicas: {mni: 1}", "replicas.mni", "policy:1: replicas.mni: unknown key; did you mean"),
         ("replicas: {min: 8, max: 4}", "replicas.min", "8 is above replicas.max 4"),
         ("{", None, "not valid YAML"),
+        ("", None, "policy: empty; begin with version: 2"),
     ],
 )
 async def test_a_broken_policy_is_refused_with_path_and_fix(
