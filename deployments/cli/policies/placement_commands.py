@@ -2,7 +2,6 @@
 
 import difflib
 import re
-import time
 from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
 from typing import Annotated, Any
@@ -44,6 +43,8 @@ def show(
     if as_json:
         console.print_json(state)
         return
+    for words in console.mode_lines(state):
+        console.note(words)
     console.out.print(Text(f"replicas: {state['replica_reason']}"))
     console.out.print(_map(state))
     legend = "bold: placed and ready; (name): brought in by demand; name...: on its way"
@@ -64,20 +65,19 @@ def why(
     as_json: JsonOption = False,
 ) -> None:
     """Show where an adapter is and should be, with every reason that the controller has for it."""
-    found = reasons_for(adapter, _controller_state(url, key))
+    state = _controller_state(url, key)
+    found = reasons_for(adapter, state)
     if as_json:
         console.print_json(found)
         return
+    for words in console.mode_lines(state):
+        console.note(words)
     for reason in found["reasons"]:
         console.out.print(Text(reason), soft_wrap=True)
     for place in found["replicas"]:
         console.plain(f"{place['replica']}: {place['state']}")
     for line in found["history"][-LINES_SHOWN:]:
-        at = time.strftime("%H:%M:%S", time.localtime(line["at"]))
-        where = f" on {line['replica_id']}" if line["replica_id"] else ""
-        console.out.print(
-            Text(f"{at}  {line['kind']}{where}: {line['message']}", style="dim"), soft_wrap=True
-        )
+        console.out.print(Text(console.history_line(line), style="dim"), soft_wrap=True)
 
 
 @placement_app.command()

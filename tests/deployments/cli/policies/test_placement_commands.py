@@ -74,6 +74,18 @@ def test_the_map_shows_what_is_placed_and_what_is_there(run: Callable[..., Any])
     assert "cron on r0: 2 prefetches failed, the next one in 10 s: disk is gone" in result.stderr
 
 
+def test_what_is_only_observed_is_told_as_planned(run: Callable[..., Any], server: Any) -> None:
+    assert ".mode is" not in run().stderr
+    planned = {**STATE["history"][0], "kind": "would_prefetch"}
+    modes = {"replicas": "off", "placement": "observe"}
+    server.answer("GET", "/admin/v1/placement", {**STATE, "modes": modes, "history": [planned]})
+    for words in ((), ("why", "cron")):
+        result = run(*words)
+        assert "replicas.mode is off: the count is min" in result.stderr
+        assert "placement.mode is observe: plans are made and not sent" in result.stderr
+    assert "would prefetch cron on r0: copies 0 -> 1" in result.stdout
+
+
 def test_a_controller_that_is_silent_is_said(run: Callable[..., Any], server: Any) -> None:
     server.answer("GET", "/admin/v1/placement", {"error": "the controller does not answer"})
     for words in ((), ("why", "sql"), ("--json",)):
@@ -90,7 +102,7 @@ def test_every_reason_of_an_adapter_is_told(run: Callable[..., Any]) -> None:
     cron = run("why", "cron").stdout
     assert "r0: placed here, not there yet" in cron
     assert "disk is gone" in cron
-    assert "prefetch on r0: copies 0 -> 1" in cron
+    assert "prefetch cron on r0: copies 0 -> 1" in cron
     found = json.loads(run("why", "json", "--json").stdout)
     assert found["replicas"] == [{"replica": "r0", "state": "brought in by demand, ready"}]
     assert "huge: a promise is not kept: no room" in run("why", "huge").stdout
