@@ -128,7 +128,7 @@ def present_cluster_of(status: Mapping[str, Any]) -> PresentCluster:
         ConfigError: it is something else.
     """
     try:
-        replicas = status["replicas"]
+        replicas, placement = status["replicas"], status.get("placement", {})
         return PresentCluster(
             tenants=frozenset(str(tenant["id"]) for tenant in status["tenants"]),
             adapters=tuple(
@@ -143,6 +143,7 @@ def present_cluster_of(status: Mapping[str, Any]) -> PresentCluster:
             slots=replicas[0]["slots_total"] if replicas else None,
             adapter_bytes=replicas[0]["adapter_bytes_limit"] if replicas else None,
             replicas=len(replicas),
+            starting=max(0, (placement.get("replica_count") or 0) - len(replicas)),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise ConfigError(

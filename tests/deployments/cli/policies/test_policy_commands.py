@@ -189,6 +189,12 @@ def test_changes_are_told_with_what_follows(run: Callable[..., Any], path: Path)
     assert found["changes"] == [{"path": "replicas.max", "before": 4, "after": 2}]
 
 
+def test_a_replica_that_starts_is_counted(run: Callable[..., Any], server: Any, path: Path) -> None:
+    server.answer("GET", STATUS, {**CLUSTER, "placement": {"replica_count": 4}})
+    told = run("diff", path).stdout
+    assert "3 run now and one more starts, at most 2 may: 2 will be drained" in told
+
+
 def test_versions_are_compared_by_number(run: Callable[..., Any], server: Any) -> None:
     server.answer("GET", f"{POLICY}/versions/1", {**SHOWN, "version": 1, "text": "replicas: {}"})
     result = run("diff", "3", "1")
