@@ -78,6 +78,14 @@ async def test_a_broken_policy_is_refused_with_path_and_fix(
         assert (await front.get("/admin/v1/policy", "root")).json()["version"] == 0
 
 
+@pytest.mark.parametrize("message", ["", "\0", "because\0", " ", "\x1b\n"])
+async def test_a_reason_has_words(open_front: OpenFront, redis_url: str, message: str) -> None:
+    async with open_front(redis_url=redis_url) as front:
+        answer = await put(front, "version: 2", message=message)
+        assert answer.status_code == 400
+        assert answer.json()["error"]["param"] == "message"
+
+
 @pytest.mark.parametrize("key", ["acme", "scraper", None])
 async def test_only_administrators_may(
     open_front: OpenFront, redis_url: str, key: str | None
