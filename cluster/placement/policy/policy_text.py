@@ -6,12 +6,14 @@ that is about to be written, and would put every default in force.
 """
 
 import re
+from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import yaml
+from yaml.reader import Reader
 
 from cluster.errors import ConfigError
 from cluster.placement.policy.problems import PolicyProblem
@@ -61,8 +63,8 @@ def read_text(content: bytes) -> PolicyText:
     if len(content) > MOST_BYTES:
         raise Unreadable(f"{len(content)} bytes are too many; a policy has at most {MOST_BYTES}")
     found = PolicyText()
+    text = decoded(content)
     with _as_unreadable():
-        text = content.decode("utf-8-sig")
         _check_events(text)
         loader = _Loader(text)
         try:
@@ -73,6 +75,31 @@ def read_text(content: bytes) -> PolicyText:
         finally:
             loader.dispose()
     return found
+
+
+def decoded(content: bytes) -> str:
+    """Return a document as text.
+
+    Raises:
+        Unreadable: it is not UTF-8, or has characters that YAML does not.
+    """
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        coding = "UTF-16, not" if content.startswith((BOM_UTF16_LE, BOM_UTF16_BE)) else "not"
+        raise Unreadable(
+            f"{coding} text in UTF-8; save it as UTF-8", content.count(b"\n", 0, error.start) + 1
+        ) from error
+    found = Reader.NON_PRINTABLE.search(text)
+    if found is not None:
+        before = text[: found.start()]
+        column = found.start() - before.rfind("\n")
+        raise Unreadable(
+            f"column {column}: not valid YAML: the character {found[0]!r} may not be in it; "
+            "remove it",
+            before.count("\n") + 1,
+        )
+    return text
 
 
 @contextmanager
@@ -86,7 +113,7 @@ def _as_unreadable() -> Iterator[None]:
         raise Unreadable(
             f"{where}not valid YAML: {context}{error.problem}", mark.line + 1 if mark else None
         ) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except yaml.YAMLError as error:
         raise Unreadable(f"not valid YAML: {error}") from error
 
 
@@ -125,9 +152,15 @@ class _Walk:
     def _mapping(self, node: yaml.MappingNode, path: str) -> dict[str, Any]:
         tree: dict[str, Any] = {}
         for key, value in node.value:
-            if not isinstance(key, yaml.ScalarNode) or {key.tag, self._untagged(key)} != {_TEXT}:
-                word = key.value if isinstance(key, yaml.ScalarNode) else "a key"
-                self._refuse(key, path, f"the key {shown(word)} is not text; put it in quotes")
+            if not isinstance(key, yaml.ScalarNode):
+                kind = "list" if isinstance(key, yaml.SequenceNode) else "mapping"
+                self._refuse(key, path, f"a {kind} cannot be a key; write the name of a field")
+                continue
+            if key.tag == f"{_STEM}merge":
+                self._refuse(key, path, "<<: merge keys are not read; write the entries out")
+                continue
+            if {key.tag, self._untagged(key)} != {_TEXT}:
+                self._refuse(key, path, f"the key {shown(key.value)} is not text; put it in quotes")
                 continue
             if len(key.value) > LONGEST_KEY:
                 self._refuse(key, path, f"the key {shown(key.value)} is too long; shorten it")
@@ -174,6 +207,9 @@ class _Walk:
             return float(node.value)  # JSON writes 1e9; YAML wants 1.0e+9
         if kind not in ("bool", "int", "float", "null", "str"):
             self._refuse(node, path, f"{shown(node.value)} is read as {kind}; put it in quotes")
+            return None
+        if kind in ("int", "float") and "_" in node.value:
+            self._refuse(node, path, f"{shown(node.value)} has a _; write the digits alone")
             return None
         if kind == "int" and len(node.value) > MOST_DIGITS:
             told = f"{shown(node.value)} is too long a number; write at most {MOST_DIGITS} digits"

@@ -18,7 +18,7 @@ from cluster.placement.policy.schema import (
     TierPolicy,
     UpPolicy,
 )
-from cluster.placement.policy.units import shown
+from cluster.placement.policy.units import printable, shown
 
 KEY = "[key]"
 """Ends the location of a key that is wrong itself."""
@@ -38,7 +38,7 @@ class PolicyProblem:
     line: int | None = None  # from 1, where known
 
     def __str__(self) -> str:
-        return f"{self.path}: {self.words}" if self.path else self.words
+        return printable(f"{self.path}: {self.words}" if self.path else self.words)
 
 
 _MODELS_BY_PATH: dict[tuple[str, ...], type[BaseModel]] = {

@@ -7,6 +7,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
+from cluster.placement.policy.units import printable
 from deployments.cli.toolkit import console
 from deployments.cli.toolkit.client import admin_client
 from deployments.cli.toolkit.interruption import importing
@@ -183,7 +184,7 @@ def history(url: UrlOption = None, key: KeyOption = None, as_json: JsonOption = 
             Text(f"{one['version']}{mark}", style="bold"),
             policy_words.when(one["at"]),
             Text(one["author"]),
-            Text(one["message"]),
+            Text(printable(one["message"])),
             console.short_digest(one["sha256"]),
         )
     console.out.print(table)

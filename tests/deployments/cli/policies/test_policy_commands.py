@@ -93,10 +93,49 @@ def test_a_file_is_compared_with_a_saved_description(
     result = braid("policy", "check", path, "--against", saved)
     assert result.exit_code == 1
     assert "adapters[0].copies: 5 adapters on every replica need as many slots" in result.stdout
-    saved.write_text("[]")
-    result = braid("policy", "check", path, "--against", saved)
+
+
+@pytest.mark.parametrize(
+    ("saved", "words"),
+    [
+        ([], "document: "),
+        ({}, "tenants: Field required; adapters: Field required; replicas: Field required"),
+        ({**CLUSTER, "replicas": {}}, "replicas: "),
+        ({**CLUSTER, "replicas": [3]}, "replicas.0: "),
+        ({**CLUSTER, "placement": 5}, "placement: "),
+    ],
+)
+def test_what_is_no_description_of_a_cluster_is_refused(
+    braid: Callable[..., Any], path: Path, tmp_path: Path, saved: Any, words: str
+) -> None:
+    file = tmp_path / "status.json"
+    file.write_text(json.dumps(saved))
+    result = braid("policy", "check", path, "--against", file)
     assert result.exit_code == 1
-    assert "GET /admin/v1/status" in result.stderr
+    told = f"--against {file}: not an answer of GET /admin/v1/status: {words}"
+    assert told in result.stderr.replace("\n", "")
+    assert "Error(" not in result.stderr
+
+
+def test_a_file_that_is_not_utf8_is_named_with_its_line(
+    braid: Callable[..., Any], path: Path
+) -> None:
+    path.write_bytes(b"version: 2\n# caf\xe9\n")
+    result = braid("policy", "check", path)
+    assert result.exit_code == 1
+    assert f"{path}:2: not text in UTF-8" in result.stderr.replace("\n", "")
+
+
+def test_control_characters_do_not_reach_the_terminal(
+    run: Callable[..., Any], server: Any, path: Path
+) -> None:
+    path.write_text(r'{"a\u001b[31m": 1}')
+    assert r"a\x1b[31m: unknown key" in run("check", path).stdout
+    shown = {**SHOWN, "message": "x\x1b[31m\ny"}
+    server.answer("GET", POLICY, shown)
+    server.answer("GET", f"{POLICY}/history", {"data": [shown]})
+    assert r"x\x1b[31m\ny" in run("history").stdout
+    assert r"x\x1b[31m" in run("show").stdout
 
 
 def test_the_text_is_shown_as_it_was_written(run: Callable[..., Any]) -> None:
@@ -291,6 +330,10 @@ def test_a_broken_policy_is_not_sent(run: Callable[..., Any], server: Any, path:
     result = run("apply", path, "--yes", "--override", "soon")
     assert result.exit_code == 1
     assert "--override: must be seconds" in result.stderr
+    for seconds in ("0s", "8d"):
+        result = run("apply", path, "--yes", "--override", seconds)
+        assert (result.exit_code, result.stdout) == (1, "")
+        assert f"--override: must be 1s to 7d, not {seconds}" in result.stderr
     assert sent(server) == []
 
 
