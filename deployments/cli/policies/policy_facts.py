@@ -175,8 +175,8 @@ def present_cluster_of(status: Mapping[str, Any]) -> PresentCluster:
             )
             for item in there.adapters
         ),
-        slots=first and first.slots_total,
-        adapter_bytes=first and first.adapter_bytes_limit,
+        slots=first.slots_total if first else None,
+        adapter_bytes=first.adapter_bytes_limit if first else None,
         replicas=len(there.replicas),
         starting=max(0, (there.placement.replica_count or 0) - len(there.replicas)),
     )
