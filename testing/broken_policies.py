@@ -38,8 +38,9 @@ BROKEN_POLICIES: tuple[BrokenPolicy, ...] = (
     BrokenPolicy("tenants: {no: standard}", "tenants", "put it in quotes"),
     BrokenPolicy("tiers: {1: {}}", "tiers", "the key '1' is not text; put it in quotes"),
     BrokenPolicy("? '" + "." * 99999 + "'\n: 1", "", "is too long; shorten it"),
-    BrokenPolicy("? [a]\n: 1", "", "not text; put it in quotes"),
-    BrokenPolicy("replicas: {<<: {min: 1}}", "replicas", "the key '<<' is not text"),
+    BrokenPolicy("? [a]\n: 1", "", "a list cannot be a key; write the name of a field"),
+    BrokenPolicy("? {a: 1}\n: 1", "", "a mapping cannot be a key; write the name of a field"),
+    BrokenPolicy("replicas: {<<: {min: 1}}", "replicas", "merge keys are not read; write the"),
     # Of earlier forms
     BrokenPolicy("version: 1", "version", "must be 2, not 1; write version: 2"),
     BrokenPolicy("version: two", "version", "must be 2, not 'two'"),
@@ -62,6 +63,8 @@ BROKEN_POLICIES: tuple[BrokenPolicy, ...] = (
     BrokenPolicy("replicas: {min: [1]}", "replicas.min", "must be a whole number, not [1]"),
     BrokenPolicy("replicas: {min: 1.5}", "replicas.min", "must be a whole number, not 1.5"),
     BrokenPolicy("replicas: {min: 010}", "replicas.min", "010 is read as 8: leave out the 0"),
+    BrokenPolicy("replicas: {min: 1_0}", "replicas.min", "'1_0' has a _; write the digits alone"),
+    BrokenPolicy("replicas: {target: 0.7_0}", "replicas.target", "has a _; write the digits"),
     BrokenPolicy("replicas: {min: 2024-01-01}", "replicas.min", "is read as timestamp"),
     BrokenPolicy("replicas: {min: 2024-13-41}", "replicas.min", "is read as timestamp"),
     BrokenPolicy("replicas: {max: 1000000000}", "replicas.max", "must be at most 10000"),
@@ -102,6 +105,16 @@ BROKEN_POLICIES: tuple[BrokenPolicy, ...] = (
     BrokenPolicy("tiers: {standard: {weight: no}}", "tiers.standard.weight", "must be a number"),
     # Kinds
     BrokenPolicy("replicas: 3", "replicas", "must be a mapping of keys and values, not 3"),
+    *(
+        BrokenPolicy(f"version: 2\n{path}: {null}", path, "is empty; leave it out, or give entries")
+        for path in ("tiers", "tenants", "replicas", "placement", "adapters", "picking")
+        for null in ("", "~")
+    ),
+    BrokenPolicy("replicas: {up: }", "replicas.up", "is empty; leave it out, or give entries"),
+    BrokenPolicy("replicas: {schedule: }", "replicas.schedule", "is empty; leave it out, or give"),
+    BrokenPolicy("tiers: {gold: }", "tiers.gold", "is empty; leave it out, or give entries"),
+    BrokenPolicy("adapters: [~]", "adapters[0]", "is empty; leave it out, or give entries"),
+    BrokenPolicy("version: ~", "version", "must be 2, not None; write version: 2"),
     BrokenPolicy("replicas: [min, max]", "replicas", "must be a mapping of keys and values"),
     BrokenPolicy("tiers: [gold]", "tiers", "must be a mapping of keys and values"),
     BrokenPolicy("tiers: {gold: fast}", "tiers.gold", "must be a mapping of keys and values"),
@@ -348,6 +361,11 @@ BROKEN_POLICIES: tuple[BrokenPolicy, ...] = (
         'unknown key; did you mean "copies"?',
     ),
     # No document
+    *(
+        BrokenPolicy(text, "", "empty; begin with version: 2")
+        for text in ("", "\n \n", "\ufeff", "# later\n", "---", "--- # later", "~", "null", "{}")
+    ),
+    BrokenPolicy('""', "", "expected a mapping of sections, found text; begin with version: 2"),
     BrokenPolicy("replicas: {min: 1", "", "not valid YAML"),
     BrokenPolicy("replicas:\n\tmin: 1", "", "not valid YAML"),
     BrokenPolicy("a: 1\n---\nb: 2", "", "expected a single document"),

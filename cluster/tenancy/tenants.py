@@ -226,6 +226,9 @@ def _words(path: tuple[Any, ...], kind: str, message: str) -> str:
     if kind == "extra_forbidden":
         known = TenantEntry.model_fields if len(path) > 1 else TenantsFile.model_fields
         return f"unknown key; known keys: {', '.join(known)}"
+    if kind == "model_type":
+        words = "expected a mapping of keys and values"
+        return words if path else f'{words}; begin with "tenants:"'
     if kind == "too_short":
         return "expected at least one entry"
     if kind == "string_pattern_mismatch":

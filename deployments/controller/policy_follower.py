@@ -17,13 +17,15 @@ from cluster.placement.policy.policy_versions import (
     PolicyState,
     PolicyVersion,
 )
-from cluster.regular_file import read_regular
+from cluster.settled_file import SettledFile
 
 log = structlog.get_logger(__name__)
 
 SYNC_INTERVAL_S = 0.5
 """Between two looks at the file. A change in the store is seen as soon as it is made, and after
 this time if its announcement is lost."""
+SETTLE_S = 0.5
+"""Between the look that finds other content in the file and the one that may confirm it."""
 
 
 class PolicyFollower:
@@ -31,8 +33,8 @@ class PolicyFollower:
 
     Until the store has said once which policy that is, the defaults are observed only: nothing in
     the cluster is changed. While Redis does not answer the last policy stays. A file that is broken
-    leaves the store's version in force. A store that has lost its data is given the policy in force
-    again.
+    leaves the store's version in force, and so does one that is being written. A store that has
+    lost its data is given the policy in force again.
 
     Args:
         store: closed by ``close``.
@@ -43,6 +45,7 @@ class PolicyFollower:
     def __init__(self, store: PolicyStore, path: Path | None, defaults: ClusterPolicy) -> None:
         self._store = store
         self._path = path
+        self._file = None if path is None else SettledFile(path)
         self._defaults = defaults
         self.policy = _observed(defaults)
         self.version = 0
@@ -52,8 +55,7 @@ class PolicyFollower:
         self._kept: PolicyVersion | None = None
         self._refused = ("", 0)  # digest of the last text that was refused, and the base then
         self._refusal = ""  # of this text
-        self._content: bytes | None = None  # of the file, as last parsed
-        self._text: str | None = None  # of it; None: it was refused
+        self._text: str | None = None  # of the file; None: it was refused, or not settled yet
         self._carried = ""  # digest of the file's text that the store has
         self._file_error: str | None = None
         self._store_error: str | None = None
@@ -86,7 +88,11 @@ class PolicyFollower:
 
     async def sync(self) -> None:
         """Take in what the file and the store say now."""
-        text = await asyncio.to_thread(self._read_file)
+        await asyncio.to_thread(self._read_file)
+        if self._file is not None and self._file.unsettled:
+            await asyncio.sleep(SETTLE_S)
+            await asyncio.to_thread(self._read_file)
+        text = self._text
         try:
             if text is not None and digest_of_text(text) != self._carried:
                 draft = PolicyDraft(text, FILE, f"read from {self._path}", FILE)
@@ -103,23 +109,21 @@ class PolicyFollower:
         except StoreUnavailable as error:
             self._note(error.message)
 
-    def _read_file(self) -> str | None:
-        """Return the file's text if it is a policy; otherwise say why it is not."""
-        if self._path is None:
-            return None
-        content: bytes | None = None
+    def _read_file(self) -> None:
+        """Take in the file's text if it is a policy; otherwise note why it is not."""
+        if self._file is None or not self._file.look():
+            return
+        content = self._file.content
         try:
-            content = read_regular(self._path)
-            if content == self._content:
-                return self._text
+            if content is None:
+                raise ConfigError(self._file.problem)
             parse_policy(content, source=str(self._path), defaults=self._defaults)
             text, error = content.decode("utf-8-sig"), None
         except ConfigError as refusal:
             text, error = None, refusal.message
             if error != self._file_error:
                 log.warning("controller.policy_file_refused", error=error)
-        self._content, self._text, self._file_error = content, text, error
-        return text
+        self._text, self._file_error = text, error
 
     async def _restored(self, kept: PolicyVersion) -> PolicyState:
         """Give the store, which has lost everything, the policy in force."""

@@ -31,7 +31,7 @@ class Actions:
     replica_reason: str
     draining: frozenset[ReplicaId]  # about to leave: picks pass them over
     sets: tuple[PlannedSet, ...]
-    moves: tuple[Move, ...]  # new in this tick
+    moves: tuple[Move, ...]  # new in this tick, of a plan that is sent
     unplaced: tuple[tuple[AdapterSet, str], ...]
     unknown_pins: tuple[str, ...]
     demand: Demand

@@ -12,6 +12,7 @@ MOVES, COUNTS, FLEET, CONTROL = "moves", "counts", "fleet", "control"
 TOPICS = {
     "copies": MOVES,
     "prefetch": MOVES,
+    "would_prefetch": MOVES,  # planned where plans are not sent
     "release": MOVES,
     "evicted": MOVES,
     "failed": MOVES,

@@ -42,7 +42,8 @@ class Placing:
         self._churn = ChurnBudget()
         self._copies: dict[AdapterSet, int] = {}  # where more than one
         self._moved: dict[AdapterDigest, float] = {}  # when last, by no promise
-        self._noted: frozenset[tuple[ReplicaId, AdapterDigest]] = frozenset()  # of the last plan
+        self._noted: tuple[str, Collection[tuple[ReplicaId, AdapterDigest]]] = ("", ())
+        """Kind and places of the last plan's prefetches."""
 
     def observe(
         self, catalog: Iterable[AdapterInfo], policy: ClusterPolicy, tenants: Collection[TenantId]
@@ -121,6 +122,8 @@ class Placing:
         for one in planned.sets:
             if one.copies != one.previous:
                 words = f"copies {one.previous} -> {one.copies}: {reasons.of_set(one)}"
+                if not told:
+                    words = f"observed only: {words}"
                 self._history.record(now, "copies", words, digest=one.members[0])
         self._copies = {one.members: one.copies for one in planned.sets if one.copies > 1}
         prefetches = {
@@ -128,14 +131,16 @@ class Placing:
             for move in planned.moves
             if move.kind is MoveKind.PREFETCH
         }
+        kind = "prefetch" if told else "would_prefetch"
+        noted = self._noted[1] if self._noted[0] == kind else ()
         for (replica_id, digest), move in prefetches.items():
             if told:
                 self._churn.spend(move.nbytes, now)
                 if not move.promised:
                     self._moved[digest] = now
-            if (replica_id, digest) not in self._noted:  # where plans are not sent they repeat
-                self._history.record(now, "prefetch", move.reason, replica_id, digest)
-        self._noted = frozenset(prefetches)
+            if (replica_id, digest) not in noted:  # where plans are not sent they repeat
+                self._history.record(now, kind, move.reason, replica_id, digest)
+        self._noted = (kind, frozenset(prefetches))
 
     def give_up(self) -> None:
         """Forget the copies decided so far: nothing is placed any more."""

@@ -29,6 +29,7 @@ from cluster.placement.control.status import (
     describe_demand,
     describe_fleet,
     describe_load,
+    describe_modes,
     describe_plan,
 )
 from cluster.placement.cost.fit import PriorSource
@@ -259,7 +260,7 @@ class Reconciler:
             if mode == "on":
                 self._fleet.adopt(planned.desired, self._placing.pins.keys(), planned.kept)
         sends = leads and mode != "observe"
-        moves = planned.moves if planned is not None else ()
+        moves = planned.moves if planned is not None and mode == "on" else ()
         return Actions(
             epoch=self.leadership.epoch,
             replica_plans=self._fleet.plans_to_send(moves, now) if sends else (),
@@ -302,6 +303,7 @@ class Reconciler:
             "epoch": self.leadership.epoch,
             "standing": self.leadership.words,
             "version": [self._fleet.version.epoch, self._fleet.version.number],
+            "modes": describe_modes(self._policy),
             **describe_count(self._counting),
             "forecast": self.forecast.describe(self._model.start_s),
             "replicas": describe_fleet(self._fleet, history, now),

@@ -11,8 +11,14 @@ from cluster.placement.control.history import History
 from cluster.placement.demand.demand import Demand
 from cluster.placement.planning import reasons
 from cluster.placement.planning.plan import Plan, PlannedSet
+from cluster.placement.policy import ClusterPolicy
 
 TOP_KEYS = 50
+
+
+def describe_modes(policy: ClusterPolicy) -> dict[str, str]:
+    """Return what the policy lets the controller do with the count and with adapters."""
+    return {"replicas": policy.replicas.mode, "placement": policy.placement.mode}
 
 
 def describe_count(counting: Counting) -> dict[str, Any]:

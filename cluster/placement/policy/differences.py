@@ -3,10 +3,11 @@
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
+from cluster.placement.planning.pins import resolve_pins
 from cluster.placement.policy.present_cluster import PresentCluster
-from cluster.placement.policy.schema import ClusterPolicy
+from cluster.placement.policy.schema import ClusterPolicy, CopyBounds
 from cluster.placement.policy.tiers import least_copies, replicas_promised, tier_of
 from cluster.placement.scaling.schedule import bounds_at
 
@@ -67,7 +68,7 @@ def consequences(
             "off": "nothing is placed any more; what replicas have stays until its room is needed",
         }[after.placement.mode]
     yield from _of_promises(before, after, cluster.tenants)
-    yield from _of_bounds(before, after)
+    yield from _of_rules(before, after, cluster)
     for tenant in sorted(cluster.tenants):
         was, is_now = tier_of(before.tenants, tenant), tier_of(after.tenants, tenant)
         if was != is_now:
@@ -92,29 +93,34 @@ def _of_order(before: Mapping[str, str], after: Mapping[str, str]) -> Iterator[P
 def _of_count(
     before: ClusterPolicy, after: ClusterPolicy, cluster: PresentCluster, wall: datetime
 ) -> Iterator[str]:
-    was, now = (_bounds(policy, cluster.tenants, wall) for policy in (before, after))
-    mode, running = after.replicas.mode, cluster.replicas
+    was, now = (_bounds(policy, cluster, wall) for policy in (before, after))
+    mode, count = after.replicas.mode, cluster.replicas + cluster.starting
     if was == now and before.replicas.mode == mode:
         return
     low, high = now
     if mode == "observe":
-        yield f"the count stays at {running}: replicas.mode is observe"
+        yield f"the count stays at {count}: replicas.mode is observe"
         return
     if mode == "off":
         high = low
-    if running > high:
-        yield f"{running} run now and at most {high} may: {_some(running - high)} will be drained"
-    elif running < low:
-        yield f"{running} run now and at least {low} must: {_some(low - running)} will be started"
+    there, comma = f"{cluster.replicas} run now", " and"
+    if cluster.starting:
+        verb = "starts" if cluster.starting == 1 else "start"
+        there, comma = f"{there} and {_some(cluster.starting)} more {verb}", ","
+    if count > high:
+        yield f"{there}{comma} at most {high} may: {_some(count - high)} will be drained"
+    elif count < low:
+        yield f"{there}{comma} at least {low} must: {_some(low - count)} will be started"
     else:
-        yield f"{running} run now, within {low} to {high}: none is added or drained at once"
+        yield f"{there}, within {low} to {high}: none is added or drained at once"
 
 
-def _bounds(policy: ClusterPolicy, tenants: Iterable[str], wall: datetime) -> tuple[int, int]:
+def _bounds(policy: ClusterPolicy, cluster: PresentCluster, wall: datetime) -> tuple[int, int]:
     """Return the least and the most replicas, with those that promised copies need."""
     low, high = bounds_at(policy.replicas, wall)
     if low and policy.replicas.mode != "off":
-        low = min(max(low, replicas_promised(policy, tenants)), high)
+        pinned = resolve_pins(policy.adapters, cluster.adapters).replicas_needed(high)
+        low = min(max(low, pinned, replicas_promised(policy, cluster.tenants)), high)
     return low, high
 
 
@@ -134,23 +140,54 @@ def _of_promises(
         yield f"{is_now} copies, {was} before, of each set that is asked for by {listed}"
 
 
-def _of_bounds(before: ClusterPolicy, after: ClusterPolicy) -> Iterator[str]:
-    """Say of which adapters copies are bounded otherwise."""
+def _of_rules(
+    before: ClusterPolicy, after: ClusterPolicy, cluster: PresentCluster
+) -> Iterator[str]:
+    """Say of which adapters copies are promised or bounded otherwise."""
     old, new = (
-        {(rule.owner, rule.adapter): rule.copies.max for rule in policy.adapters}
+        {(rule.owner, rule.adapter): rule.copies for rule in policy.adapters}
         for policy in (before, after)
     )
-    for (owner, adapter), most in {**dict.fromkeys(old), **new}.items():
-        if most == old.get((owner, adapter)):
+    when = "from the next tick on"
+    if after.placement.mode != "on":
+        when = "once placement.mode is on"
+    for owner, adapter in {**old, **new}:
+        was, now = (rules.get((owner, adapter), CopyBounds()) for rules in (old, new))
+        name = f'"{adapter}"' if owner is None else f'"{owner}/{adapter}"'
+        if now.min != was.min:
+            yield f"{name}: {_promise(was.min, now.min, cluster, when)}"
+        if now.max == was.max:
             continue
-        name = adapter if owner is None else f"{owner}/{adapter}"
-        if most is None:
-            yield f'"{name}": no rule bounds its copies any more'
+        if now.max is None:
+            yield f"{name}: no rule bounds its copies any more"
         else:
             yield (
-                f'"{name}": at most {most} placed from the next tick on; others stay until their '
-                "room is needed, and requests may bring in more"
+                f"{name}: at most {now.max} placed {when}; others stay until their room is "
+                "needed, and requests may bring in more"
             )
+
+
+def _promise(
+    was: int | Literal["all"] | None,
+    now: int | Literal["all"] | None,
+    cluster: PresentCluster,
+    when: str,
+) -> str:
+    if now is None:
+        return (
+            f"its rule promises no copies {when}; demand decides, and what is there stays until "
+            "its room is needed"
+        )
+    copies = "one on every replica" if now == "all" else f"at least {now}"
+    before = "none was promised before" if was is None else f"{was} before"
+    if _copies(now, cluster) <= _copies(was, cluster):
+        return f"{copies} placed {when}, {before}; others stay until their room is needed"
+    return f"{copies} placed {when}, {before}; what is missing is prefetched"
+
+
+def _copies(promised: int | Literal["all"] | None, cluster: PresentCluster) -> float:
+    """Return copies for comparison: a copy on every replica is as many as there are."""
+    return max(cluster.replicas, 1) if promised == "all" else promised or 0
 
 
 def _some(count: int) -> str:

@@ -34,7 +34,7 @@ def examine_policy(content: bytes, defaults: ClusterPolicy | None = None) -> Pol
     except Unreadable as error:
         return PolicyReading(None, (PolicyProblem("", error.message, error.line),))
     base = (defaults or ClusterPolicy()).model_dump(exclude_unset=True, by_alias=True)
-    merged = _merge(base, {key: value for key, value in text.tree.items() if value is not None})
+    merged = _merge(base, text.tree)
     found = {problem.path: problem for problem in text.problems}
     policy = None
     for _ in range(_LAST_PASS):

@@ -1,16 +1,19 @@
 """Reads the YAML of a policy: its tree, the line of each entry, and what no tree can show.
 
 A key that is written twice, an alias, a tag, a number that YAML reads otherwise than people do:
-each is refused, since the tree would have lost it.
+each is refused, since the tree would have lost it. So is a document without entries: it may be one
+that is about to be written, and would put every default in force.
 """
 
 import re
+from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import yaml
+from yaml.reader import Reader
 
 from cluster.errors import ConfigError
 from cluster.placement.policy.problems import PolicyProblem
@@ -31,6 +34,7 @@ _EXPONENT = re.compile(r"[-+]?[0-9]+(\.[0-9]+)?[eE][-+]?[0-9]+")
 _WITH_COLONS = re.compile(r"[-+]?[0-9][0-9_]*(:[0-5]?[0-9])+(\.[0-9_]*)?")
 _STEM = "tag:yaml.org,2002:"
 _TEXT = f"{_STEM}str"
+_EMPTY = "empty; begin with version: 2"
 
 
 class Unreadable(ConfigError):
@@ -51,25 +55,51 @@ class PolicyText:
 
 
 def read_text(content: bytes) -> PolicyText:
-    """Return the tree of one document; an empty one has an empty tree.
+    """Return the tree of one document.
 
     Raises:
-        Unreadable: it is too long, not text, not YAML, too deep, or has aliases.
+        Unreadable: it is empty, too long, not text, not YAML, too deep, or has aliases.
     """
     if len(content) > MOST_BYTES:
         raise Unreadable(f"{len(content)} bytes are too many; a policy has at most {MOST_BYTES}")
     found = PolicyText()
+    text = decoded(content)
     with _as_unreadable():
-        text = content.decode("utf-8-sig")
         _check_events(text)
         loader = _Loader(text)
         try:
             node = loader.get_single_node()
-            if node is not None:
-                found.tree = _Walk(loader, found).document(node)
+            if node is None:
+                raise Unreadable(_EMPTY)
+            found.tree = _Walk(loader, found).document(node)
         finally:
             loader.dispose()
     return found
+
+
+def decoded(content: bytes) -> str:
+    """Return a document as text.
+
+    Raises:
+        Unreadable: it is not UTF-8, or has characters that YAML does not.
+    """
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        coding = "UTF-16, not" if content.startswith((BOM_UTF16_LE, BOM_UTF16_BE)) else "not"
+        raise Unreadable(
+            f"{coding} text in UTF-8; save it as UTF-8", content.count(b"\n", 0, error.start) + 1
+        ) from error
+    found = Reader.NON_PRINTABLE.search(text)
+    if found is not None:
+        before = text[: found.start()]
+        column = found.start() - before.rfind("\n")
+        raise Unreadable(
+            f"column {column}: not valid YAML: the character {found[0]!r} may not be in it; "
+            "remove it",
+            before.count("\n") + 1,
+        )
+    return text
 
 
 @contextmanager
@@ -83,7 +113,7 @@ def _as_unreadable() -> Iterator[None]:
         raise Unreadable(
             f"{where}not valid YAML: {context}{error.problem}", mark.line + 1 if mark else None
         ) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except yaml.YAMLError as error:
         raise Unreadable(f"not valid YAML: {error}") from error
 
 
@@ -110,20 +140,27 @@ class _Walk:
         self._found = found
 
     def document(self, node: yaml.Node) -> dict[str, Any]:
+        is_null = node.tag == self._untagged(node) == f"{_STEM}null"
+        if is_null or (isinstance(node, yaml.MappingNode) and not node.value):
+            raise Unreadable(_EMPTY)
         if isinstance(node, yaml.MappingNode):
             tree: dict[str, Any] | None = self._value(node, "")
             return tree or {}
-        if node.tag == self._untagged(node) == f"{_STEM}null":
-            return {}
         kind = "a list" if isinstance(node, yaml.SequenceNode) else "text"
         raise Unreadable(f"expected a mapping of sections, found {kind}; begin with version: 2", 1)
 
     def _mapping(self, node: yaml.MappingNode, path: str) -> dict[str, Any]:
         tree: dict[str, Any] = {}
         for key, value in node.value:
-            if not isinstance(key, yaml.ScalarNode) or {key.tag, self._untagged(key)} != {_TEXT}:
-                word = key.value if isinstance(key, yaml.ScalarNode) else "a key"
-                self._refuse(key, path, f"the key {shown(word)} is not text; put it in quotes")
+            if not isinstance(key, yaml.ScalarNode):
+                kind = "list" if isinstance(key, yaml.SequenceNode) else "mapping"
+                self._refuse(key, path, f"a {kind} cannot be a key; write the name of a field")
+                continue
+            if key.tag == f"{_STEM}merge":
+                self._refuse(key, path, "<<: merge keys are not read; write the entries out")
+                continue
+            if {key.tag, self._untagged(key)} != {_TEXT}:
+                self._refuse(key, path, f"the key {shown(key.value)} is not text; put it in quotes")
                 continue
             if len(key.value) > LONGEST_KEY:
                 self._refuse(key, path, f"the key {shown(key.value)} is too long; shorten it")
@@ -170,6 +207,9 @@ class _Walk:
             return float(node.value)  # JSON writes 1e9; YAML wants 1.0e+9
         if kind not in ("bool", "int", "float", "null", "str"):
             self._refuse(node, path, f"{shown(node.value)} is read as {kind}; put it in quotes")
+            return None
+        if kind in ("int", "float") and "_" in node.value:
+            self._refuse(node, path, f"{shown(node.value)} has a _; write the digits alone")
             return None
         if kind == "int" and len(node.value) > MOST_DIGITS:
             told = f"{shown(node.value)} is too long a number; write at most {MOST_DIGITS} digits"

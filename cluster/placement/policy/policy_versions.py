@@ -6,6 +6,9 @@ from enum import StrEnum
 FILE, APPLIED = "file", "applied"
 """Sources of a version: a mounted file, or an operator's command."""
 
+SHORTEST_OVERRIDE_S, LONGEST_OVERRIDE_S = 1.0, 7 * 86_400.0
+"""Seconds for which a version may replace that of a file."""
+
 
 @dataclass(frozen=True, slots=True)
 class PolicyDraft:

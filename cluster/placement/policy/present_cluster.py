@@ -22,6 +22,7 @@ class PresentCluster:
     slots: int | None = None  # of a replica; None: no replica has said it
     adapter_bytes: int | None = None  # that a replica has for adapters
     replicas: int = 0  # that run
+    starting: int = 0  # beyond these
 
 
 def problems_there(policy: ClusterPolicy, cluster: PresentCluster) -> Iterator[PolicyProblem]:

@@ -18,7 +18,7 @@ from cluster.placement.policy.schema import (
     TierPolicy,
     UpPolicy,
 )
-from cluster.placement.policy.units import shown
+from cluster.placement.policy.units import printable, shown
 
 KEY = "[key]"
 """Ends the location of a key that is wrong itself."""
@@ -38,7 +38,7 @@ class PolicyProblem:
     line: int | None = None  # from 1, where known
 
     def __str__(self) -> str:
-        return f"{self.path}: {self.words}" if self.path else self.words
+        return printable(f"{self.path}: {self.words}" if self.path else self.words)
 
 
 _MODELS_BY_PATH: dict[tuple[str, ...], type[BaseModel]] = {
@@ -56,6 +56,8 @@ _MODELS_BY_PATH: dict[tuple[str, ...], type[BaseModel]] = {
     },
 }
 
+_KINDS = frozenset({"dict_type", "model_type", "tuple_type"})
+"""Mistakes of what has entries: keys and values, or a list."""
 _CHOICES = re.compile(r"'(\w+)'")
 _GONE = {
     ("pins",): "name it adapters; its entries stay as they are",
@@ -99,6 +101,8 @@ def problem_of(error: Mapping[str, Any]) -> PolicyProblem:
     location: Location = error["loc"]
     if error["type"] == "extra_forbidden":
         return PolicyProblem(path_of(location), _unknown(location))
+    if error["input"] is None and error["type"] in _KINDS:
+        return PolicyProblem(path_of(location), "is empty; leave it out, or give entries")
     worded = _WORDS.get(error["type"])
     words = worded(error.get("ctx", {})) if worded else error["msg"]
     if error["type"] != "value_error" and error["type"] != "missing":

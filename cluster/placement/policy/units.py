@@ -25,6 +25,15 @@ def shown(value: object) -> str:
     return text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}..."
 
 
+def printable(text: str) -> str:
+    """Return a text as one line that a terminal shows: other characters as escapes."""
+    if text.isprintable():
+        return text
+    return "".join(
+        one if one.isprintable() else one.encode("unicode_escape").decode() for one in text
+    )
+
+
 def read_seconds(value: object) -> float:
     """Read a number of seconds, or text such as ``500ms``, ``10s``, ``5m``, ``2h``, ``1d``."""
     if isinstance(value, str):

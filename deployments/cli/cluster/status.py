@@ -120,6 +120,8 @@ def show_placement(placement: dict[str, Any]) -> None:
         Text("Placement ", style="bold")
         + f"version {placement['version']}, {placement['load']['requests_per_s']:.2f} requests/s"
     )
+    for words in console.mode_lines(placement):
+        console.note(words)
     console.out.print(Text(f"replicas: {placement['replica_reason']}"))
     if placement["sets"]:
         table = Table(**TABLE)
@@ -142,15 +144,7 @@ def show_placement(placement: dict[str, Any]) -> None:
             words = label.replace("_", " ")
             console.out.print(Text(f"{words}: {placement[label]}", style=BAD))
     for change in placement["history"][-HISTORY_LINES:]:
-        console.out.print(Text(history_line(change), style="dim"))
-
-
-def history_line(change: dict[str, Any]) -> str:
-    """Write one change: time, action, adapter, place, reason."""
-    at = time.strftime("%H:%M:%S", time.localtime(change["at"]))
-    what = " ".join(word for word in (change["kind"], change["adapter"]) if word)
-    where = f" on {change['replica_id']}" if change["replica_id"] else ""
-    return f"{at}  {what}{where}: {change['message']}"
+        console.out.print(Text(console.history_line(change), style="dim"))
 
 
 def show_store(store: dict[str, Any]) -> None:

@@ -2,7 +2,6 @@
 
 import difflib
 import re
-import time
 from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
 from typing import Annotated, Any
@@ -12,10 +11,12 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from cluster.errors import AdapterNotFound, BraidError
+from cluster.errors import AdapterNotFound, BraidError, ConfigError
+from cluster.placement.planning.pins import is_pattern
 from deployments.cli.toolkit import console
 from deployments.cli.toolkit.client import admin_client
 from deployments.cli.toolkit.options import JsonOption, KeyOption, UrlOption
+from deployments.cli.toolkit.server_policy import POLICY
 
 PLACEMENT, PICK = "/admin/v1/placement", "/admin/v1/pick"
 READY = "ready"
@@ -44,6 +45,8 @@ def show(
     if as_json:
         console.print_json(state)
         return
+    for words in console.mode_lines(state):
+        console.note(words)
     console.out.print(Text(f"replicas: {state['replica_reason']}"))
     console.out.print(_map(state))
     legend = "bold: placed and ready; (name): brought in by demand; name...: on its way"
@@ -64,20 +67,23 @@ def why(
     as_json: JsonOption = False,
 ) -> None:
     """Show where an adapter is and should be, with every reason that the controller has for it."""
-    found = reasons_for(adapter, _controller_state(url, key))
+    if not adapter.strip():
+        raise ConfigError("ADAPTER is empty; name an adapter, as `braid adapters list` shows them")
+    state = _controller_state(url, key)
+    with admin_client(url, key) as client:
+        rules = client.get(POLICY)["effective"].get("adapters", [])
+    found = reasons_for(adapter, state, rules)
     if as_json:
         console.print_json(found)
         return
+    for words in console.mode_lines(state):
+        console.note(words)
     for reason in found["reasons"]:
         console.out.print(Text(reason), soft_wrap=True)
     for place in found["replicas"]:
         console.plain(f"{place['replica']}: {place['state']}")
     for line in found["history"][-LINES_SHOWN:]:
-        at = time.strftime("%H:%M:%S", time.localtime(line["at"]))
-        where = f" on {line['replica_id']}" if line["replica_id"] else ""
-        console.out.print(
-            Text(f"{at}  {line['kind']}{where}: {line['message']}", style="dim"), soft_wrap=True
-        )
+        console.out.print(Text(console.history_line(line), style="dim"), soft_wrap=True)
 
 
 @placement_app.command()
@@ -123,11 +129,13 @@ def pick(
     console.out.print(table)
 
 
-def reasons_for(adapter: str, state: Mapping[str, Any]) -> dict[str, Any]:
-    """Collect what the controller's state says of one adapter.
+def reasons_for(
+    adapter: str, state: Mapping[str, Any], rules: Iterable[Mapping[str, Any]]
+) -> dict[str, Any]:
+    """Collect what the controller's state and the policy's rules say of one adapter.
 
     Raises:
-        AdapterNotFound: it says nothing; the message names the nearest that it knows.
+        AdapterNotFound: they say nothing; the message names the nearest that is known.
     """
     reasons = [
         f"{console.set_name(placed)}: {placed['reason']}"
@@ -140,7 +148,13 @@ def reasons_for(adapter: str, state: Mapping[str, Any]) -> dict[str, Any]:
         if adapter in missing["adapters"]
     ]
     reasons += [_failure(one) for one in state.get("failures", ()) if one["adapter"] == adapter]
-    reasons += [rule for rule in state.get("unknown_pins", ()) if _is_about(adapter, rule)]
+    unknown = [rule for rule in state.get("unknown_pins", ()) if _is_about(adapter, rule)]
+    named = [
+        f"{place} of the policy{_whose(rule)}: {_copies(rule['copies'])}"
+        for place, rule in ((f"adapters[{at}]", rule) for at, rule in enumerate(rules))
+        if fnmatchcase(adapter, rule["adapter"])
+        and not any(words.startswith(f"{place}.") for words in unknown)
+    ]
     replicas = [
         {"replica": name, "state": word}
         for name, replica in state.get("replicas", {}).items()
@@ -150,10 +164,14 @@ def reasons_for(adapter: str, state: Mapping[str, Any]) -> dict[str, Any]:
     if not (reasons or replicas or history):
         near = difflib.get_close_matches(adapter, sorted(_known(state)), n=1, cutoff=0.5)
         hint = f'; did you mean "{near[0]}"?' if near else ""
-        raise AdapterNotFound(
-            f'the controller has nothing to say of "{adapter}": no request asks for it, no rule '
-            f"names it and no replica has it{hint}"
-        )
+        if not (named or unknown):
+            raise AdapterNotFound(
+                f'the controller has nothing to say of "{adapter}": no request asks for it, no '
+                f"rule names it and no replica has it{hint}"
+            )
+        if named:
+            reasons = [f"no request asks for it, and no replica has it{hint}"]
+    reasons += [*named, *unknown]
     return {"adapter": adapter, "reasons": reasons, "replicas": replicas, "history": history}
 
 
@@ -177,6 +195,21 @@ def _is_about(adapter: str, rule: str) -> bool:
     """Tell by a message about a rule of the policy that the rule may be meant for an adapter."""
     named = _QUOTED.findall(rule)
     return adapter in named or any(fnmatchcase(adapter, name) for name in named)
+
+
+def _whose(rule: Mapping[str, Any]) -> str:
+    owner = f" of {rule['owner']}" if rule["owner"] else ""
+    return f', "{rule["adapter"]}"{owner}' if owner or is_pattern(rule["adapter"]) else ""
+
+
+def _copies(bounds: Any) -> str:
+    """Write the copies of a rule: a number, "all", or a mapping of bounds."""
+    low, high = (
+        (bounds.get("min"), bounds.get("max")) if isinstance(bounds, Mapping) else (bounds, None)
+    )
+    words = ["a copy on every replica" if low == "all" else f"at least {low}"] if low else []
+    words += [f"at most {high}"] if high else []
+    return " and ".join(words) + (" of its copies are placed" if low != "all" else " is placed")
 
 
 def _states(adapter: str, replica: Mapping[str, Any]) -> Iterable[str]:

@@ -7,6 +7,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
+from cluster.placement.policy.units import printable
 from deployments.cli.toolkit import console
 from deployments.cli.toolkit.client import admin_client
 from deployments.cli.toolkit.interruption import importing
@@ -100,8 +101,8 @@ def show(
     with admin_client(url, key) as client:
         shown = client.get(POLICY)
         kept = shown if version is None else client.get(f"{POLICY}/versions/{version}")
-    is_empty = not kept["text"].strip()
-    if version is not None and (effective or is_empty):
+    has_text = version is not None or kept["text"]
+    if version is not None and effective:
         text = policy_facts.NamedText(f"version {version}", kept["text"])
         policy = policy_facts.parsed(text, defaults_of(shown))
         kept = {**kept, "effective": policy.model_dump(mode="json", by_alias=True)}
@@ -110,7 +111,7 @@ def show(
         return
     for line in policy_words.comments(kept):
         console.out.print(Text(line, style="dim"), soft_wrap=True)
-    if effective or is_empty:
+    if effective or not has_text:
         console.plain(policy_words.as_yaml(kept["effective"]))
     else:
         console.plain(kept["text"].rstrip("\n"))
@@ -183,7 +184,7 @@ def history(url: UrlOption = None, key: KeyOption = None, as_json: JsonOption = 
             Text(f"{one['version']}{mark}", style="bold"),
             policy_words.when(one["at"]),
             Text(one["author"]),
-            Text(one["message"]),
+            Text(printable(one["message"])),
             console.short_digest(one["sha256"]),
         )
     console.out.print(table)

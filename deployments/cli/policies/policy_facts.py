@@ -6,12 +6,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, ValidationError
+
 from cluster.domain.ids import AdapterDigest, TenantId
 from cluster.errors import BraidError, ConfigError
+from cluster.field_problems import all_problems
 from cluster.placement.planning.plan import AdapterInfo
 from cluster.placement.policy import ClusterPolicy
 from cluster.placement.policy.advice import advice
 from cluster.placement.policy.policy_load import examine_policy, parse_policy
+from cluster.placement.policy.policy_text import Unreadable, decoded
 from cluster.placement.policy.present_cluster import (
     PresentCluster,
     advice_there,
@@ -66,6 +70,35 @@ class PolicyThere:
         return ComparedPolicy(named.name, parsed(named, self.defaults))
 
 
+class _Tenant(BaseModel):
+    id: str
+
+
+class _Adapter(BaseModel):
+    digest: str
+    name: str
+    owner: str | None
+    bytes: int
+
+
+class _Replica(BaseModel):
+    slots_total: int
+    adapter_bytes_limit: int
+
+
+class _Placement(BaseModel):
+    replica_count: int | None = None
+
+
+class _Status(BaseModel):
+    """The part of a cluster's description that a policy is compared with."""
+
+    tenants: tuple[_Tenant, ...]
+    adapters: tuple[_Adapter, ...]
+    replicas: tuple[_Replica, ...]
+    placement: _Placement = _Placement()  # without a count while the controller is silent
+
+
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """The findings about one policy."""
@@ -82,16 +115,16 @@ def read_policy_file(path: Path) -> NamedText:
         ConfigError: it cannot be read, or is not text.
     """
     try:
-        return NamedText(str(path), read_regular(path).decode("utf-8-sig"))
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: not text in UTF-8: {error}") from error
+        return NamedText(str(path), decoded(read_regular(path)))
+    except Unreadable as error:
+        raise ConfigError(f"{path}:{error.line}: {error.message}") from error
 
 
 def text_of(what: str, client: BraidClient) -> NamedText:
     """Return the version of a number, or the file of a name."""
     if what.isascii() and what.isdecimal():
         if not what.strip("0"):
-            return NamedText("version 0 (the defaults)", "")
+            return NamedText("version 0 (the defaults)", "version: 2\n")
         found = client.get(f"{POLICY}/versions/{what}")
         return NamedText(f"version {what}", str(found["text"]))
     return read_policy_file(Path(what))
@@ -128,26 +161,25 @@ def present_cluster_of(status: Mapping[str, Any]) -> PresentCluster:
         ConfigError: it is something else.
     """
     try:
-        replicas = status["replicas"]
-        return PresentCluster(
-            tenants=frozenset(str(tenant["id"]) for tenant in status["tenants"]),
-            adapters=tuple(
-                AdapterInfo(
-                    AdapterDigest(item["digest"]),
-                    item["name"],
-                    TenantId(item["owner"] or ""),
-                    int(item["bytes"]),
-                )
-                for item in status["adapters"]
-            ),
-            slots=replicas[0]["slots_total"] if replicas else None,
-            adapter_bytes=replicas[0]["adapter_bytes_limit"] if replicas else None,
-            replicas=len(replicas),
-        )
-    except (KeyError, TypeError, ValueError) as error:
+        there = _Status.model_validate(status)
+    except ValidationError as error:
         raise ConfigError(
-            f"the cluster's description cannot be read ({error!r}); give an answer of GET {STATUS}"
+            f"not an answer of GET {STATUS}: {all_problems(error, root='document')}"
         ) from error
+    first = there.replicas[0] if there.replicas else None
+    return PresentCluster(
+        tenants=frozenset(tenant.id for tenant in there.tenants),
+        adapters=tuple(
+            AdapterInfo(
+                AdapterDigest(item.digest), item.name, TenantId(item.owner or ""), item.bytes
+            )
+            for item in there.adapters
+        ),
+        slots=first.slots_total if first else None,
+        adapter_bytes=first.adapter_bytes_limit if first else None,
+        replicas=len(there.replicas),
+        starting=max(0, (there.placement.replica_count or 0) - len(there.replicas)),
+    )
 
 
 def saved_cluster(path: Path) -> PresentCluster:

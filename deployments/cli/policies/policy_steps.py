@@ -13,8 +13,9 @@ from rich.text import Text
 from cluster.errors import ConfigError, PolicyConflict, QuotaExceeded
 from cluster.placement.policy.differences import consequences, differences
 from cluster.placement.policy.policy_load import refusal
+from cluster.placement.policy.policy_versions import LONGEST_OVERRIDE_S, SHORTEST_OVERRIDE_S
 from cluster.placement.policy.problems import PolicyProblem
-from cluster.placement.policy.units import read_seconds
+from cluster.placement.policy.units import DAY_S, read_seconds
 from deployments.cli.policies import policy_facts
 from deployments.cli.policies.policy_facts import ComparedPolicy, NamedText, PolicyThere
 from deployments.cli.toolkit import console
@@ -92,9 +93,15 @@ def _override_seconds(override: str | None) -> float | None:
     if override is None:
         return None
     try:
-        return read_seconds(float(override) if _NUMBER.fullmatch(override) else override)
+        seconds = read_seconds(float(override) if _NUMBER.fullmatch(override) else override)
     except ValueError as error:
         raise ConfigError(f"--override: {error}") from error
+    if not SHORTEST_OVERRIDE_S <= seconds <= LONGEST_OVERRIDE_S:
+        raise ConfigError(
+            f"--override: must be {SHORTEST_OVERRIDE_S:g}s to {LONGEST_OVERRIDE_S / DAY_S:g}d, "
+            f"not {override}"
+        )
+    return seconds
 
 
 def _check_source(file: str | None, *, overrides: bool) -> None:

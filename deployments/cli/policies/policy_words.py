@@ -6,12 +6,14 @@ from typing import Any
 
 import yaml
 
+from cluster.placement.policy.units import printable
+
 
 def comments(kept: Mapping[str, Any]) -> Iterator[str]:
     """Return comments in YAML about a version: who, when, why, and who goes by it."""
     for words in _heading(kept):
         for line in words.splitlines():
-            yield f"# {line}"
+            yield f"# {printable(line)}"
 
 
 def _heading(kept: Mapping[str, Any]) -> Iterator[str]:

@@ -1,5 +1,6 @@
 """Output of the commands on the terminal: colours, bars, spinners, errors."""
 
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -61,6 +62,29 @@ def set_name(shown: Mapping[str, Any]) -> str:
     """Name an adapter set of the controller's state, by digest where an alias is not known."""
     names = zip(shown["adapters"], shown["digests"], strict=True)
     return " + ".join(str(adapter or short_digest(digest)) for adapter, digest in names)
+
+
+_MODES = {
+    ("replicas", "observe"): "what the count would be is said, and it stays",
+    ("replicas", "off"): "the count is min",
+    ("placement", "observe"): "plans are made and not sent; replicas keep what they have",
+    ("placement", "off"): "nothing is placed",
+}
+
+
+def mode_lines(state: Mapping[str, Any]) -> list[str]:
+    """Say of the controller's state what the policy keeps it from doing."""
+    modes = state.get("modes", {}).items()
+    return [f"{part}.mode is {mode}: {_MODES[part, mode]}" for part, mode in modes if mode != "on"]
+
+
+def history_line(change: Mapping[str, Any]) -> str:
+    """Write one change of the controller's state: time, action, adapter, place, reason."""
+    at = time.strftime("%H:%M:%S", time.localtime(change["at"]))
+    kind = change["kind"].replace("_", " ")
+    what = " ".join(word for word in (kind, change["adapter"]) if word)
+    where = f" on {change['replica_id']}" if change["replica_id"] else ""
+    return f"{at}  {what}{where}: {change['message']}"
 
 
 def size(nbytes: float) -> str:

@@ -29,7 +29,7 @@ class PickQuery(OwnerQuery):
     """``GET /admin/v1/pick``; ``tenant`` asks."""
 
     adapters: Annotated[str, Field(max_length=4096)] = ""
-    """Names, separated by commas; empty: the base alone."""
+    """Names, separated by commas; without any: the base alone."""
     prompt_tokens: Annotated[int, Field(ge=0, le=MAX_TOKENS)] = 0
     expected_tokens: Annotated[int, Field(ge=0, le=MAX_TOKENS)] = 64
     """Tokens that it will generate."""
@@ -75,6 +75,7 @@ def _digests(view: RegistryView, tenant: Tenant | None, adapters: str) -> tuple[
     """Return the versions of the names, the tenant's own before shared ones.
 
     Raises:
+        RequestError: a name is empty.
         AdapterNotFound: there is no such name, or the tenant may not use it.
     """
     known: dict[str, Name]
@@ -83,7 +84,11 @@ def _digests(view: RegistryView, tenant: Tenant | None, adapters: str) -> tuple[
     else:
         known = view.visible(tenant.id, tenant)
     digests: dict[AdapterDigest, None] = {}
-    for alias in filter(None, map(str.strip, adapters.split(","))):
+    for alias in map(str.strip, adapters.split(",") if adapters else ()):
+        if not alias:
+            raise RequestError(
+                "adapters: a name is empty; separate names by single commas", param="adapters"
+            )
         if alias not in known:
             whose = "no adapter is shared as" if tenant is None else f"{tenant.id} has no adapter"
             near = _nearest(alias, known)

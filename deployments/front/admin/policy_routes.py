@@ -4,18 +4,24 @@ from typing import Annotated
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from cluster.errors import PolicyNotFound
 from cluster.placement.policy.policy_text import MOST_BYTES
+from cluster.placement.policy.policy_versions import LONGEST_OVERRIDE_S, SHORTEST_OVERRIDE_S
 from deployments.front.admin.admin_context import AdminContext
 from deployments.front.http.body_types import WHOLE, Body
 from deployments.front.http.json_answer import json_answer
 from deployments.front.http.query import NoQuery, read_query
 
-LONGEST_OVERRIDE_S = 7 * 86_400.0
 MOST_NUMBER = 2**53
 MESSAGE_CHARACTERS = 1000
+
+
+def _reason(text: str) -> str:
+    if "\0" in text or not any(one.isprintable() and not one.isspace() for one in text):
+        raise ValueError("expected a reason in words, without the character NUL")
+    return text
 
 
 class PolicyBody(Body):
@@ -23,11 +29,13 @@ class PolicyBody(Body):
 
     text: Annotated[str, Field(max_length=MOST_BYTES)]
     """The whole document, in YAML."""
-    message: Annotated[str, Field(min_length=1, max_length=MESSAGE_CHARACTERS)]
+    message: Annotated[
+        str, Field(min_length=1, max_length=MESSAGE_CHARACTERS), AfterValidator(_reason)
+    ]
     """The reason, for those who read the history."""
     expected: Annotated[int, Field(ge=0, le=MOST_NUMBER), WHOLE] | None = None
     """The version that must be in force now; null for any."""
-    override_s: Annotated[float, Field(ge=1, le=LONGEST_OVERRIDE_S)] | None = None
+    override_s: Annotated[float, Field(ge=SHORTEST_OVERRIDE_S, le=LONGEST_OVERRIDE_S)] | None = None
     """Seconds for which it replaces the policy of a file, which returns by itself."""
 
 

@@ -8,7 +8,7 @@ from cluster.domain.ids import ReplicaId
 from cluster.domain.replica import LINK_SILENCE_S
 from cluster.placement.picking.cluster_view import ClusterView
 from cluster.placement.picking.filters import PickRequest
-from cluster.placement.policy import AdapterRule, ClusterPolicy, ReplicasPolicy
+from cluster.placement.policy import AdapterRule, ClusterPolicy, PlacementPolicy, ReplicasPolicy
 from cluster.placement.rendezvous import mixture_key, order
 from cluster.simulation.result import SimulationResult
 from cluster.simulation.simulate import simulate
@@ -37,6 +37,19 @@ def test_constant_load_comes_to_rest() -> None:
     result = simulate(spec_of(trace, 9))
     assert sum(move.at > 60 for move in result.moves) <= 1
     assert result.count_changes == 0
+
+
+@pytest.mark.parametrize(("mode", "moves"), [("on", 2), ("observe", 0), ("off", 0)])
+def test_only_what_is_sent_is_moved(mode: str, moves: int) -> None:
+    trace = TraceMaker(7).serve([("acme", ("a0",), 0.3)], 30).requests
+    policy = ClusterPolicy(
+        replicas=ReplicasPolicy(min=2, max=2),
+        placement=PlacementPolicy(mode=mode),
+        adapters=(AdapterRule(adapter="a1", copies="all"),),
+    )
+    result = simulate(spec_of(trace, 2, policy=policy, replicas=2))
+    assert len([move for move in result.moves if move.kind == "prefetch"]) == moves
+    assert (result.bytes_moved > 0) == (moves > 0)
 
 
 def test_a_lost_replica_costs_the_cluster_little() -> None:

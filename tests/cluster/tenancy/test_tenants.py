@@ -129,6 +129,17 @@ def test_files_that_hold_no_tenants(tmp_path, content):
         load_tenants(path)
 
 
+@pytest.mark.parametrize("content", ["", "# later", "~", "[1, 2]"])
+def test_a_file_without_entries_says_how_to_begin(tmp_path, content):
+    path = tmp_path / "tenants.yaml"
+    path.write_text(content)
+    with pytest.raises(ConfigError) as refusal:
+        load_tenants(path)
+    assert refusal.value.message == (
+        f'{path}: file: expected a mapping of keys and values; begin with "tenants:"'
+    )
+
+
 def test_a_missing_file(tmp_path):
     with pytest.raises(ConfigError, match=r"nowhere\.yaml"):
         load_tenants(tmp_path / "nowhere.yaml")

@@ -8,13 +8,15 @@ import pytest
 from cluster.placement.policy import ClusterPolicy
 from cluster.placement.policy.policy_store import PolicyStore
 from cluster.redis_client import redis_client
+from deployments.controller import policy_follower
 from deployments.controller.policy_follower import PolicyFollower
 from tests.support.policy_follower_rig import Make
 
 
 @pytest.fixture
-async def make(redis_url: str) -> AsyncIterator[Make]:
-    """``make(path=None, at=redis_url)``: a controller's follower."""
+async def make(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Make]:
+    """``make(path=None, at=redis_url)``: a controller's follower, with short pauses."""
+    monkeypatch.setattr(policy_follower, "SETTLE_S", 0.01)
     made: list[PolicyFollower] = []
 
     def build(path: Path | None = None, at: str = redis_url) -> PolicyFollower:

@@ -68,6 +68,46 @@ async def test_a_broken_edit_leaves_the_version_in_force(make: Make, path: Path)
     assert (follower.version, follower.error) == (1, None)
 
 
+@pytest.mark.parametrize("text", ["", "# later\n", "~", "{}", "version: 2\nreplicas:\n"])
+async def test_an_empty_file_leaves_the_version_in_force(
+    make: Make, store: PolicyStore, path: Path, text: str
+) -> None:
+    follower = make(path)
+    await follower.sync()
+    edit(path, text)
+    for _ in range(3):
+        await follower.sync()
+    assert (follower.version, follower.policy.replicas.max) == (1, 4)
+    assert "empty" in (follower.error or "")
+    assert len(await store.history(9)) == 1
+
+
+async def test_a_file_that_is_being_written_is_not_taken_for_a_shorter_one(
+    make: Make, store: PolicyStore, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half of the text is a policy too."""
+    whole = "version: 2\nreplicas:\n  max: 4\n"
+    edit(path, whole)
+    follower = make(path)
+    await follower.sync()
+    pauses = 0
+
+    async def written_meanwhile(seconds: float) -> None:
+        nonlocal pauses
+        pauses += 1
+        edit(path, whole)
+
+    monkeypatch.setattr(asyncio, "sleep", written_meanwhile)
+    for half in ("version: 2\n", "version: 2\nreplicas: {}\n"):
+        edit(path, half)
+        await follower.sync()
+        await follower.sync()
+    monkeypatch.undo()
+    assert pauses >= 2
+    assert (follower.version, follower.policy.replicas.max, follower.error) == (1, 4, None)
+    assert len(await store.history(9)) == 1
+
+
 async def test_the_file_is_parsed_when_it_has_changed(
     make: Make, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -235,13 +235,21 @@ def test_off_lets_every_hold_go_once(build, infos) -> None:
 
 
 def test_observe_says_what_it_would_do_and_sends_nothing(build, infos) -> None:
-    bench = Bench(build, infos, policy_of(1, PIN_A, mode="observe"))
+    bench = Bench(build, infos, policy_of(2, PIN_A, mode="observe"))
     for at in (100.0, 101.0, 102.0):
-        actions = bench.tick(at, "r0")
-        assert actions.replica_plans == ()
-        assert [move.digest for move in actions.moves] == ["digest-a"]
-    assert bench.kinds().count("prefetch") == 1, "it is said once"
-    assert bench.reconciler.status(102.0)["replicas"]["r0"]["desired"] == []
+        actions = bench.tick(at, "r0", "r1")
+        assert (actions.replica_plans, actions.moves) == ((), ()), "nothing moves"
+        assert [one.aliases for one in actions.sets] == [("a",)]
+    assert bench.kinds().count("would_prefetch") == 2, "it is said once of each replica"
+    assert "prefetch" not in bench.kinds()
+    (copies,) = [line.message for line in bench.reconciler.history if line.kind == "copies"]
+    assert copies.startswith("observed only: copies 1 -> 2: ")
+    status = bench.reconciler.status(102.0)
+    assert status["replicas"]["r0"]["desired"] == []
+    assert status["modes"] == {"replicas": "on", "placement": "observe"}
+    bench.policy = policy_of(2, PIN_A)
+    assert len(bench.tick(103.0, "r0", "r1").moves) == 2
+    assert bench.kinds().count("prefetch") == 2, "it is said again when it happens"
 
 
 def test_without_an_epoch_nothing_is_planned_until_there_is_one(build, infos) -> None:

@@ -159,4 +159,4 @@ def test_a_policy_says_which_tenants_are_promised_how_much() -> None:
     other = parse_policy(text.replace(b"2}", b"1}"), source="p")
     assert not rules.ask_the_same(rules_of(other, {}, {"acme", "globex"}))
     assert rules.ask_the_same(rules_of(policy, {}, {"acme", "initech"}))
-    assert rules_of(parse_policy(b"", source="p"), {}, {"acme"}).promised == {}
+    assert rules_of(parse_policy(b"version: 2", source="p"), {}, {"acme"}).promised == {}

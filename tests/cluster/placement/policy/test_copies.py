@@ -174,11 +174,11 @@ def test_where_scaling_is_off_promises_start_nothing() -> None:
 
 def test_bounds_of_an_adapter_are_told() -> None:
     there = PresentCluster(replicas=1)
-    before = "adapters: [{adapter: huge}]"
+    before = "adapters: [{adapter: huge, owner: acme, copies: {max: 2}}]"
     after = "adapters: [{adapter: huge, owner: acme, copies: {max: 1}}]"
     (words,) = told(before, after, there)
     assert words.startswith('"acme/huge": at most 1 placed from the next tick on')
-    assert told(after, before, there) == ['"acme/huge": no rule bounds its copies any more']
+    assert told(after, "replicas: {}", there) == ['"acme/huge": no rule bounds its copies any more']
     assert told(after, after, there) == []
     changes = differences(
         policy("adapters: [{adapter: a}]"), policy("adapters: [{adapter: a, copies: {max: 1}}]")

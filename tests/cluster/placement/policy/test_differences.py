@@ -1,6 +1,7 @@
 """Two policies compared, and one policy compared with the cluster that it is for."""
 
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 
@@ -71,6 +72,66 @@ def test_the_count_that_follows_is_told(fields: str, running: int, words: str) -
     after = policy(BEFORE.replace("min: 1, max: 4", fields))
     there = PresentCluster(replicas=running)
     assert list(consequences(policy(BEFORE), after, there, MONDAY)) == [words]
+
+
+@pytest.mark.parametrize(
+    ("fields", "starting", "words"),
+    [
+        ("min: 2, max: 4", 1, "2 run now and one more starts, within 2 to 4: none is added or dra"),
+        ("min: 1, max: 2", 1, "2 run now and one more starts, at most 2 may: one will be drained"),
+        ("min: 5, max: 6", 2, "2 run now and 2 more start, at least 5 must: one will be started"),
+        ("min: 3, max: 4", 1, "2 run now and one more starts, within 3 to 4: none is added or dra"),
+    ],
+)
+def test_replicas_that_start_are_counted(fields: str, starting: int, words: str) -> None:
+    after = policy(BEFORE.replace("min: 1, max: 4", fields))
+    there = PresentCluster(replicas=2, starting=starting)
+    (told,) = consequences(policy(BEFORE), after, there, MONDAY)
+    assert told.startswith(words)
+
+
+SQL = "adapters: [{adapter: sql, copies: COPIES}]"
+"""A rule; without copies there is none."""
+MORE, FEWER = "what is missing is prefetched", "others stay until their room is needed"
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "words"),
+    [
+        ("", "all", f"one on every replica placed NOW, none was promised before; {MORE}"),
+        ("", "{min: 1, max: 2}", f"at least 1 placed NOW, none was promised before; {MORE}"),
+        ("1", "2", f"at least 2 placed NOW, 1 before; {MORE}"),
+        ("1", "all", f"one on every replica placed NOW, 1 before; {MORE}"),
+        ("2", "1", f"at least 1 placed NOW, 2 before; {FEWER}"),
+        ("all", "1", f"at least 1 placed NOW, all before; {FEWER}"),
+        ("all", "", "its rule promises no copies NOW; demand decides, and what is there stays "),
+        ("2", "{max: 2}", "its rule promises no copies NOW; demand decides, and what is there"),
+    ],
+)
+def test_what_a_rule_of_copies_does_is_told(
+    build: Any, before: str, after: str, words: str
+) -> None:
+    old, new = (
+        policy(f"{BEFORE}\n{SQL.replace('COPIES', copies)}" if copies else BEFORE)
+        for copies in (before, after)
+    )
+    there = PresentCluster(adapters=(build.info("sql"),), replicas=2)
+    told = [line for line in consequences(old, new, there, MONDAY) if "its copies" not in line]
+    expected = f'"sql": {words}'.replace("NOW", "from the next tick on")
+    assert any(line.startswith(expected) for line in told), told
+    observed = policy(f"{BEFORE}\nplacement: {{mode: observe}}")
+    observed = observed.model_copy(update={"adapters": new.adapters})
+    told = list(consequences(old, observed, there, MONDAY))
+    assert any("once placement.mode is on" in line for line in told), told
+
+
+def test_replicas_that_a_rule_needs_are_told(build: Any) -> None:
+    after = policy(f"{BEFORE}\n{SQL.replace('COPIES', '3')}")
+    there = PresentCluster(adapters=(build.info("sql"),), replicas=2)
+    told = list(consequences(policy(BEFORE), after, there, MONDAY))
+    assert told[0] == "2 run now and at least 3 must: one will be started"
+    told = list(consequences(policy(BEFORE), after, PresentCluster(replicas=2), MONDAY))
+    assert not any("run now" in line for line in told), "no adapter is called so"
 
 
 def test_a_schedule_of_another_day_has_no_consequence_now() -> None:

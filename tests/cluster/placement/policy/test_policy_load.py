@@ -16,9 +16,10 @@ from cluster.placement.policy.policy_load import (
 )
 
 
-def test_an_empty_file_is_the_defaults() -> None:
-    assert parse_policy(b"", source="p.yaml") == ClusterPolicy()
-    assert parse_policy(b"version: 2\nreplicas:\nadapters:\n", source="p.yaml") == ClusterPolicy()
+def test_what_is_left_out_has_its_default() -> None:
+    assert parse_policy(b"version: 2\n", source="p.yaml") == ClusterPolicy()
+    assert parse_policy(b"replicas: {}\nadapters: []\n", source="p.yaml") == ClusterPolicy()
+    assert load_policy(None) == ClusterPolicy()
 
 
 def test_every_section_is_read() -> None:
@@ -186,6 +187,30 @@ def test_the_defaults_need_no_advice() -> None:
 def test_a_policy_survives_being_dumped_and_read_again() -> None:
     policy = parse_policy(b"replicas: {schedule: [{from: '07:30', max: 2}]}", source="p")
     assert ClusterPolicy.model_validate(policy.model_dump(by_alias=True)) == policy
+
+
+@pytest.mark.parametrize(
+    ("content", "line", "words"),
+    [
+        (b"version: 2\nreplicas: \x00", 2, r"column 11: not valid YAML: the character '\x00' may"),
+        (b"# a\n\n# \x1b[31m", 3, r"column 3: not valid YAML: the character '\x1b' may not"),
+        ("version: 2\n".encode("utf-16-le"), 1, r"column 2: not valid YAML: the character '\x00'"),
+        ("version: 2\n".encode("utf-16"), 1, "UTF-16, not text in UTF-8; save it as UTF-8"),
+        (b"version: 2\n# caf\xe9\n", 2, "not text in UTF-8; save it as UTF-8"),
+    ],
+)
+def test_what_is_not_text_is_named_with_its_line(content: bytes, line: int, words: str) -> None:
+    (problem,) = examine_policy(content).problems
+    assert problem.line == line
+    assert problem.words.startswith(words)
+
+
+def test_a_message_is_one_line_that_a_terminal_shows() -> None:
+    content = rb"""{"a\u001b[31m\nb": 1, "a\u001b[31m\nb": 2}"""
+    with pytest.raises(ConfigError) as caught:
+        parse_policy(content, source="p")
+    assert caught.value.message.isprintable()
+    assert r"a\x1b[31m\nb" in caught.value.message
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

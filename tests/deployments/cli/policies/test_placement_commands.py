@@ -55,10 +55,21 @@ STATE: dict[str, Any] = {
     ],
 }
 
+RULES: list[dict[str, Any]] = [
+    {"adapter": "slq", "owner": None, "copies": 1},
+    {"adapter": "legal", "owner": "acme", "copies": 1},
+    {"adapter": "tax-*", "owner": "acme", "copies": 1},
+    {"adapter": "night-[ab]", "owner": None, "copies": 1},
+    {"adapter": "idle", "owner": None, "copies": {"max": 1}},
+    {"adapter": "sql", "owner": None, "copies": "all"},
+    {"adapter": "j*n", "owner": "acme", "copies": {"min": 2, "max": 3}},
+]
+
 
 @pytest.fixture
 def run(braid: Callable[..., Any], server: Any) -> Callable[..., Any]:
     server.answer("GET", "/admin/v1/placement", STATE)
+    server.answer("GET", "/admin/v1/policy", {"effective": {"adapters": RULES}})
     return lambda *words: braid("placement", *words, "--url", server.url, "--key", "k")
 
 
@@ -72,6 +83,18 @@ def test_the_map_shows_what_is_placed_and_what_is_there(run: Callable[..., Any])
     assert "huge: no room" in result.stderr
     assert 'no adapter "slq"' in result.stderr
     assert "cron on r0: 2 prefetches failed, the next one in 10 s: disk is gone" in result.stderr
+
+
+def test_what_is_only_observed_is_told_as_planned(run: Callable[..., Any], server: Any) -> None:
+    assert ".mode is" not in run().stderr
+    planned = {**STATE["history"][0], "kind": "would_prefetch"}
+    modes = {"replicas": "off", "placement": "observe"}
+    server.answer("GET", "/admin/v1/placement", {**STATE, "modes": modes, "history": [planned]})
+    for words in ((), ("why", "cron")):
+        result = run(*words)
+        assert "replicas.mode is off: the count is min" in result.stderr
+        assert "placement.mode is observe: plans are made and not sent" in result.stderr
+    assert "would prefetch cron on r0: copies 0 -> 1" in result.stdout
 
 
 def test_a_controller_that_is_silent_is_said(run: Callable[..., Any], server: Any) -> None:
@@ -90,7 +113,7 @@ def test_every_reason_of_an_adapter_is_told(run: Callable[..., Any]) -> None:
     cron = run("why", "cron").stdout
     assert "r0: placed here, not there yet" in cron
     assert "disk is gone" in cron
-    assert "prefetch on r0: copies 0 -> 1" in cron
+    assert "prefetch cron on r0: copies 0 -> 1" in cron
     found = json.loads(run("why", "json", "--json").stdout)
     assert found["replicas"] == [{"replica": "r0", "state": "brought in by demand, ready"}]
     assert "huge: a promise is not kept: no room" in run("why", "huge").stdout
@@ -114,7 +137,35 @@ def test_a_rule_that_names_no_adapter_is_told(
     result = run("why", adapter)
     assert result.exit_code == 0, result.output
     assert STATE["unknown_pins"][rule] in result.stdout
-    assert result.stdout.count("adapters[") == 1
+    assert result.stdout.count("adapters[") == 1 + (adapter == "sql")
+
+
+@pytest.mark.parametrize(
+    ("adapter", "words"),
+    [
+        ("idle", "adapters[4] of the policy: at most 1 of its copies are placed"),
+        ("sql", "adapters[5] of the policy: a copy on every replica is placed"),
+        (
+            "json",
+            'adapters[6] of the policy, "j*n" of acme: at least 2 and at most 3 of its copies are',
+        ),
+    ],
+)
+def test_a_rule_that_names_the_adapter_is_told(
+    run: Callable[..., Any], adapter: str, words: str
+) -> None:
+    result = run("why", adapter)
+    assert result.exit_code == 0, result.output
+    assert words in result.stdout
+    idle = "no request asks for it, and no replica has it"
+    assert (idle in result.stdout) == (adapter == "idle")
+
+
+@pytest.mark.parametrize("name", ["", " "])
+def test_an_adapter_without_a_name_is_refused(run: Callable[..., Any], name: str) -> None:
+    result = run("why", name)
+    assert result.exit_code == 1
+    assert "ADAPTER is empty; name an adapter" in result.stderr
 
 
 def test_an_adapter_that_is_not_known_is_named_with_the_nearest(run: Callable[..., Any]) -> None:

@@ -93,10 +93,49 @@ def test_a_file_is_compared_with_a_saved_description(
     result = braid("policy", "check", path, "--against", saved)
     assert result.exit_code == 1
     assert "adapters[0].copies: 5 adapters on every replica need as many slots" in result.stdout
-    saved.write_text("[]")
-    result = braid("policy", "check", path, "--against", saved)
+
+
+@pytest.mark.parametrize(
+    ("saved", "words"),
+    [
+        ([], "document: "),
+        ({}, "tenants: Field required; adapters: Field required; replicas: Field required"),
+        ({**CLUSTER, "replicas": {}}, "replicas: "),
+        ({**CLUSTER, "replicas": [3]}, "replicas.0: "),
+        ({**CLUSTER, "placement": 5}, "placement: "),
+    ],
+)
+def test_what_is_no_description_of_a_cluster_is_refused(
+    braid: Callable[..., Any], path: Path, tmp_path: Path, saved: Any, words: str
+) -> None:
+    file = tmp_path / "status.json"
+    file.write_text(json.dumps(saved))
+    result = braid("policy", "check", path, "--against", file)
     assert result.exit_code == 1
-    assert "GET /admin/v1/status" in result.stderr
+    told = f"--against {file}: not an answer of GET /admin/v1/status: {words}"
+    assert told in result.stderr.replace("\n", "")
+    assert "Error(" not in result.stderr
+
+
+def test_a_file_that_is_not_utf8_is_named_with_its_line(
+    braid: Callable[..., Any], path: Path
+) -> None:
+    path.write_bytes(b"version: 2\n# caf\xe9\n")
+    result = braid("policy", "check", path)
+    assert result.exit_code == 1
+    assert f"{path}:2: not text in UTF-8" in result.stderr.replace("\n", "")
+
+
+def test_control_characters_do_not_reach_the_terminal(
+    run: Callable[..., Any], server: Any, path: Path
+) -> None:
+    path.write_text(r'{"a\u001b[31m": 1}')
+    assert r"a\x1b[31m: unknown key" in run("check", path).stdout
+    shown = {**SHOWN, "message": "x\x1b[31m\ny"}
+    server.answer("GET", POLICY, shown)
+    server.answer("GET", f"{POLICY}/history", {"data": [shown]})
+    assert r"x\x1b[31m\ny" in run("history").stdout
+    assert r"x\x1b[31m" in run("show").stdout
 
 
 def test_the_text_is_shown_as_it_was_written(run: Callable[..., Any]) -> None:
@@ -140,12 +179,35 @@ def test_another_version_is_shown_with_its_defaults(run: Callable[..., Any], ser
 
 
 def test_an_earlier_version_without_a_field_is_shown(run: Callable[..., Any], server: Any) -> None:
-    for text in ("", "\n"):
-        kept = {name: SHOWN[name] for name in ("sha256", "author", "message", "source", "at")}
-        server.answer("GET", f"{POLICY}/versions/1", {**kept, "version": 1, "text": text})
-        result = run("show", "--version", 1)
-        assert result.exit_code == 0, result.output
-        assert "replicas:\n  mode: 'on'\n  min: 1\n  max: 1\n" in result.stdout
+    kept = {name: SHOWN[name] for name in ("sha256", "author", "message", "source", "at")}
+    server.answer("GET", f"{POLICY}/versions/1", {**kept, "version": 1, "text": "version: 2\n"})
+    result = run("show", "--version", 1)
+    assert result.exit_code == 0, result.output
+    assert result.stdout.endswith(": more room\nversion: 2\n")
+    shown = run("show", "--version", 1, "--effective").stdout
+    assert "replicas:\n  mode: 'on'\n  min: 1\n  max: 1\n" in shown
+
+
+def test_a_version_that_an_earlier_release_kept_empty_is_shown(
+    run: Callable[..., Any], server: Any
+) -> None:
+    server.answer("GET", f"{POLICY}/versions/1", {**SHOWN, "version": 1, "text": "\n"})
+    result = run("show", "--version", 1)
+    assert result.exit_code == 0, result.output
+    assert yaml.safe_load(result.stdout) is None, "nothing but comments"
+
+
+def test_an_empty_file_is_neither_right_nor_sent(
+    run: Callable[..., Any], server: Any, path: Path
+) -> None:
+    path.write_text("")
+    result = run("check", path)
+    assert (result.exit_code, result.stdout) == (1, f"{path}: empty; begin with version: 2\n")
+    for words in (("diff", path), ("apply", path, "--yes")):
+        result = run(*words)
+        assert result.exit_code == 1
+        assert "empty; begin with version: 2" in result.stderr
+    assert sent(server) == []
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r", "\x85", "\u2028"])
@@ -164,6 +226,12 @@ def test_changes_are_told_with_what_follows(run: Callable[..., Any], path: Path)
     assert "3 run now and at most 2 may: one will be drained" in result.stdout
     found = json.loads(run("diff", path, "--json").stdout)
     assert found["changes"] == [{"path": "replicas.max", "before": 4, "after": 2}]
+
+
+def test_a_replica_that_starts_is_counted(run: Callable[..., Any], server: Any, path: Path) -> None:
+    server.answer("GET", STATUS, {**CLUSTER, "placement": {"replica_count": 4}})
+    told = run("diff", path).stdout
+    assert "3 run now and one more starts, at most 2 may: 2 will be drained" in told
 
 
 def test_versions_are_compared_by_number(run: Callable[..., Any], server: Any) -> None:
@@ -262,6 +330,10 @@ def test_a_broken_policy_is_not_sent(run: Callable[..., Any], server: Any, path:
     result = run("apply", path, "--yes", "--override", "soon")
     assert result.exit_code == 1
     assert "--override: must be seconds" in result.stderr
+    for seconds in ("0s", "8d"):
+        result = run("apply", path, "--yes", "--override", seconds)
+        assert (result.exit_code, result.stdout) == (1, "")
+        assert f"--override: must be 1s to 7d, not {seconds}" in result.stderr
     assert sent(server) == []
 
 

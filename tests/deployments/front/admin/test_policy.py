@@ -63,6 +63,7 @@ async def test_a_policy_is_applied_and_kept_with_who_and_why(
         ("replicas: {mni: 1}", "replicas.mni", "policy:1: replicas.mni: unknown key; did you mean"),
         ("replicas: {min: 8, max: 4}", "replicas.min", "8 is above replicas.max 4"),
         ("{", None, "not valid YAML"),
+        ("", None, "policy: empty; begin with version: 2"),
     ],
 )
 async def test_a_broken_policy_is_refused_with_path_and_fix(
@@ -75,6 +76,14 @@ async def test_a_broken_policy_is_refused_with_path_and_fix(
         assert (error["code"], error["param"]) == ("policy_invalid", param)
         assert words in error["message"]
         assert (await front.get("/admin/v1/policy", "root")).json()["version"] == 0
+
+
+@pytest.mark.parametrize("message", ["", "\0", "because\0", " ", "\x1b\n"])
+async def test_a_reason_has_words(open_front: OpenFront, redis_url: str, message: str) -> None:
+    async with open_front(redis_url=redis_url) as front:
+        answer = await put(front, "version: 2", message=message)
+        assert answer.status_code == 400
+        assert answer.json()["error"]["param"] == "message"
 
 
 @pytest.mark.parametrize("key", ["acme", "scraper", None])

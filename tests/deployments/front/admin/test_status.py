@@ -173,6 +173,8 @@ async def test_a_pick_of_an_unknown_adapter_or_without_a_right_is_refused(front:
     [
         ("tenant=acmee", 400, "tenant: there is no tenant 'acmee'; did you mean 'acme'?"),
         ("tenant=zzzzzzzz", 400, "tenant: there is no tenant 'zzzzzzzz'"),
+        ("adapters=,,", 400, "adapters: a name is empty; separate names by single commas"),
+        ("adapters=sql,,json", 400, "adapters: a name is empty; separate names by single commas"),
         (
             "adapters=sql,jsonn",
             404,
