@@ -75,7 +75,8 @@ def test_a_temperature_too_large_for_fp32_spares_what_cannot_come(temperature: f
     allowed = LogitAdjustment(allowed=np.array([True, False, True]))
     rows = [row(temperature=temperature, index=i, adjustment=allowed) for i in range(50)]
     drawn = sample(torch.tensor([[1.0, 9.0, 2.0]]).expand(50, -1).contiguous(), rows)
-    assert set(drawn.token_ids) == {0, 2} and not drawn.invalid_rows
+    assert set(drawn.token_ids) == {0, 2}
+    assert not drawn.invalid_rows
 
 
 @pytest.mark.parametrize("bound", [1e-39, 1e-46, 5e-324])
