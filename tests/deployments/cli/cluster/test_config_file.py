@@ -1,4 +1,4 @@
-"""The settings of `braid up --config`, beside its options."""
+"""`braid up --config` sets what no option sets."""
 
 from collections.abc import Callable
 from pathlib import Path
