@@ -92,6 +92,9 @@ def test_a_last_line_that_is_cut_off_anywhere_is_left_out(tmp_path: Path, cut: i
         (LINE.replace(',"max_tokens":4', ""), "missing required field `max_tokens`"),
         (LINE.replace("}", ',"e2e":1}'), "outcome: expected"),
         (LINE.replace("}", ',"outcome":"ok"}'), "e2e: expected"),
+        (LINE.replace(":8,", ":400000000000,"), "<= 4194304 - at `$.prompt_tokens`"),
+        (LINE.replace(":4}", ":400000000000}"), "<= 4194304 - at `$.max_tokens`"),
+        (LINE.replace('"t":1.5', '"t":1e300'), "at `$.t`"),
         ("\n", "truncated"),
         (LINE[:-9] + "\n", "correct the line"),
     ],
@@ -116,6 +119,9 @@ def test_a_wrong_last_line_without_a_line_feed_is_still_wrong(tmp_path: Path) ->
         ("{}\n", "format: expected"),
         ("TIMESTAMP,ContextTokens\n", "malformed"),
         (HEADER.replace("}", ',"block_token":8}'), 'did you mean "block_tokens"?'),
+        (HEADER.replace("}", ',"start":1796079600000}'), "start: expected seconds since 1970"),
+        (HEADER.replace("}", ',"start":1e300}'), "start: expected seconds since 1970"),
+        (HEADER.replace("}", ',"start":-1e12}'), "found -1e+12"),
     ],
 )
 def test_a_file_without_the_header_of_a_trace_is_refused(
