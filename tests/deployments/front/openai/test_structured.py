@@ -126,7 +126,7 @@ async def test_what_does_not_compile_is_refused_by_name(
         ({"response_format": schema_format("text")}, "response_format.json_schema.schema"),
         ({"guided_regex": ""}, "guided_regex"),
         ({"guided_choice": []}, "guided_choice"),
-        ({"guided_choice": [""]}, "guided_choice.0"),
+        ({"guided_choice": [""]}, "guided_choice[0]"),
         ({"guided_choice": ["a"], "guided_regex": "a"}, "guided_choice"),
         ({"structured_outputs": {}}, "structured_outputs"),
         ({"structured_outputs": {"json_object": False}}, "structured_outputs"),
