@@ -19,6 +19,7 @@ import msgspec
 
 from cluster.domain.ids import TenantId
 from cluster.errors import ConfigError
+from cluster.repeated import repeated
 from cluster.simulation.trace import TRACE_FORMAT, ServedFacts, TraceRequest
 
 DECIMALS = 6
@@ -140,8 +141,8 @@ def load_trace(paths: Path | Sequence[Path]) -> list[TraceRequest]:
     earliest of them.
 
     Raises:
-        ConfigError: as ``read_requests``; or one of several files has no ``start``, or another
-            ``block_tokens`` than the first.
+        ConfigError: as ``read_requests``; or one of several files is named twice, has no ``start``,
+            or another ``block_tokens`` than the first.
     """
     files = [paths] if isinstance(paths, Path) else list(paths)
     headers = [read_header(path) for path in files]
@@ -178,6 +179,8 @@ def _opened(path: Path) -> BufferedReader | gzip.GzipFile:
 def _check_together(files: Sequence[Path], headers: Sequence[TraceHeader]) -> None:
     if len(files) < 2:
         return
+    if twice := repeated(str(path.resolve()) for path in files):
+        raise ConfigError(f"{twice[0]}: named twice, so its requests would count double")
     for path, header in zip(files, headers, strict=True):
         if header.start is None:
             raise ConfigError(

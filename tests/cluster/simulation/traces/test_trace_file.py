@@ -162,6 +162,16 @@ def test_traces_that_cannot_be_merged_are_refused(
         load_trace([first, second])
 
 
+def test_a_log_is_not_read_twice(tmp_path: Path) -> None:
+    path, link = tmp_path / "trace.jsonl", tmp_path / "link.jsonl"
+    path.write_text(HEADER.replace("}", ',"start":5}') + LINE)
+    link.symlink_to(path)
+    assert len(load_trace([path])) == 1
+    for other in (path, link):
+        with pytest.raises(ConfigError, match=rf"{path}: named twice"):
+            load_trace([path, other])
+
+
 def test_a_packed_trace_is_read_whatever_it_is_called(tmp_path: Path) -> None:
     path = tmp_path / "trace.jsonl.1"
     path.write_bytes(gzip.compress((HEADER + LINE + LINE[:20]).encode()))

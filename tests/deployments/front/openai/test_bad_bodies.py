@@ -1,5 +1,6 @@
 """Bodies that are refused: the status, the code and the name of the field."""
 
+import gzip
 import json
 from typing import Any
 
@@ -182,3 +183,12 @@ async def test_a_route_needs_one_text(steady_front: HttpFront) -> None:
     for body in ({}, {"prompt": "a", "messages": chat()["messages"]}, {"prompt": 3}):
         await refused(steady_front, "/v1/route", body, "prompt")
     await refused(steady_front, "/v1/route", {"prompt": "a", "stream": True}, "stream")
+
+
+async def test_a_packed_body_is_told_as_such(front: HttpFront) -> None:
+    body = gzip.compress(json.dumps(chat()).encode())
+    answer = await front.post(CHAT, body, headers={"content-encoding": "gzip"})
+    assert answer.status_code == 400
+    assert "content-encoding: packed bodies are not read" in answer.json()["error"]["message"]
+    answer = await front.post(CHAT, b"{", headers={"content-encoding": "identity"})
+    assert "not valid JSON" in answer.json()["error"]["message"]
