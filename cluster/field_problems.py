@@ -6,8 +6,9 @@ from pydantic import ValidationError
 
 
 def field_path(location: Iterable[int | str]) -> str:
-    """Join a location to a path with dots, as ``replica.replicas``."""
-    return ".".join(str(part) for part in location)
+    """Join a location to a path, as ``adapters[0].weight``."""
+    parts = (f"[{part}]" if isinstance(part, int) else f".{part}" for part in location)
+    return "".join(parts).removeprefix(".")
 
 
 def first_problem(error: ValidationError) -> str:

@@ -4,10 +4,10 @@ import struct
 from dataclasses import dataclass
 from typing import Final
 
-from cluster.domain.adapter import WeightedAdapter
+from cluster.domain.adapter import AdapterKey, WeightedAdapter
 from cluster.domain.decision import tagged_digest
 from cluster.domain.ids import AdapterDigest, TenantId
-from cluster.errors import RequestError
+from cluster.errors import ModelNotFound, RequestError
 from router_service.adapter_directory import AdapterDirectory
 from router_service.routers.base import MAX_WEIGHT
 from router_service.routing_request import (
@@ -66,6 +66,13 @@ def mixture_digest(mixture: tuple[WeightedAdapter, ...]) -> str:
     return tagged_digest(*parts)
 
 
+def _resolve(alias: str, tenant: TenantId, directory: AdapterDirectory, param: str) -> AdapterKey:
+    try:
+        return directory.resolve(tenant, alias)
+    except ModelNotFound as error:
+        raise ModelNotFound(error.message, param=param) from error
+
+
 def _mix(
     terms: tuple[MixtureTerm, ...],
     tenant: TenantId,
@@ -80,7 +87,7 @@ def _mix(
         if term.alias in named:
             raise RequestError(f"{term.alias!r} is named twice", param=f"{param}.name")
         named.add(term.alias)
-        key = directory.resolve(tenant, term.alias)
+        key = _resolve(term.alias, tenant, directory, f"{param}.name")
         before = summed.get(key.digest)
         if before is not None:
             key, weight = before.key, before.weight + term.weight

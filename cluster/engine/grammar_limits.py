@@ -24,6 +24,8 @@ LIMITS = LLParserLimits(
 TRIED_WALKS = 2
 TRIED_TOKENS = 24
 MAX_COMPILE_CPU_S = 1.0
+_DEAD_END = "NoExtensionBias"
+"""llguidance's word where nothing may follow and the text is not complete either."""
 MAX_TOKEN_CPU_S = 0.01
 """Of one token's mask on average, over those that are tried; a batch waits for all its masks."""
 
@@ -55,6 +57,8 @@ def problem_of(
         return True, "it takes too long to compile"
     for seed in range(TRIED_WALKS):
         problem = _walk(matcher.deep_copy(), tokenizer, seed, cpu_time)
+        if _DEAD_END in problem:
+            return False, "no text fits it; see if it refers to itself without an end"
         if problem:
             return True, problem
     return False, ""

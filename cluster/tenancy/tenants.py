@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from cluster.domain.ids import TenantId
 from cluster.errors import AuthenticationFailed, ConfigError
+from cluster.field_problems import field_path
 from cluster.regular_file import read_regular
 from cluster.strict_yaml import load_strict_yaml
 from cluster.tenancy.keys import hash_key
@@ -211,7 +212,7 @@ def _mistakes(error: ValidationError) -> list[str]:
     """Describe each mistake; lists that are too short only for their wrong items are left out."""
     found = error.errors()
     return [
-        f"{_location(one['loc'])}: {_words(one['loc'], one['type'], one['msg'])}"
+        f"{field_path(one['loc']) or 'file'}: {_words(one['loc'], one['type'], one['msg'])}"
         for one in found
         if one["type"] != "too_short"
         or not any(_is_inside(other["loc"], one["loc"]) for other in found)
@@ -247,10 +248,3 @@ def _tenant(entry: TenantEntry) -> Tenant:
         ),
         weight=entry.weight,
     )
-
-
-def _location(parts: tuple[Any, ...]) -> str:
-    text = ""
-    for part in parts:
-        text += f"[{part}]" if isinstance(part, int) else f".{part}"
-    return text.removeprefix(".") or "file"

@@ -1,5 +1,8 @@
 """All commands together, and what every one of them does with an error."""
 
+import errno
+import os
+import sys
 from typing import Any
 
 import typer
@@ -25,12 +28,26 @@ from deployments.cli.toolkit.interruption import INTERRUPTED
 from deployments.cli.toolkit.options import JSON_WANTED
 from deployments.cli.toolkit.refusal import error_body
 
+UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF}
+"""Of an open file, for the most part standard output, that takes no more."""
+
 
 class BraidGroup(TyperGroup):
     """An error made on purpose becomes one message and status 1; Ctrl-C is quiet.
 
-    With --json the error is on stdout as well, as JSON.
+    With --json the error is on stdout as well, as JSON. Where stdout cannot be written, that is
+    the error.
     """
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return super().main(*args, **kwargs)
+        except OSError as error:
+            if error.filename is not None or error.errno not in UNWRITABLE:
+                raise
+            _drop_output()
+            console.show_error(BraidError(f"output cannot be written: {error.strerror}"))
+            raise SystemExit(1) from error
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -43,6 +60,16 @@ class BraidGroup(TyperGroup):
         except KeyboardInterrupt as error:
             console.err.print("interrupted")
             raise typer.Exit(INTERRUPTED) from error
+
+
+def _drop_output() -> None:
+    """Forget what stdout holds and cannot write: else it is tried once more at the end."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
 
 
 app = typer.Typer(

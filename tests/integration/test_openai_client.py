@@ -112,7 +112,7 @@ def test_foreign_and_unknown_models_look_alike(acme: openai.OpenAI, model: str) 
         ({"top_p": -0.1}, "top_p"),
         ({"nonsense": 1}, "nonsense"),
         ({"n": 1000}, "n"),
-        ({"adapters": [{"name": "sql", "weight": "heavy"}]}, "adapters.0.weight"),
+        ({"adapters": [{"name": "sql", "weight": "heavy"}]}, "adapters[0].weight"),
         ({"adapters": [{"name": "sql", "weight": 1e300}]}, "adapters[0].weight"),
         ({"adapters": [{"name": "sql"}, {"name": "sql"}]}, "adapters[1].name"),
         ({"stream_options": {"include_usage": True}}, "stream_options"),

@@ -125,4 +125,4 @@ def test_an_integer_that_no_link_can_carry_is_refused_at_once(cluster: LocalClus
         assert answer.status_code == 400
         assert answer.json()["error"]["param"] == field
     answer = cluster.complete("acme", BASE, "a", stop_token_ids=[2**70])
-    assert answer.json()["error"]["param"] == "stop_token_ids.0"
+    assert answer.json()["error"]["param"] == "stop_token_ids[0]"

@@ -62,6 +62,17 @@ def test_an_adapter_is_named_once(directory: Any) -> None:
     assert refusal.value.param == "adapters[1].name"
 
 
+def test_an_adapter_of_a_mixture_that_is_not_the_tenants_is_named_by_its_place(
+    directory: Any,
+) -> None:
+    with pytest.raises(ModelNotFound, match="no adapter 'nowhere'") as refusal:
+        mix_explicit(_mixture(("sql", 0.5), ("nowhere", 0.5)), ACME, directory, 8)
+    assert refusal.value.param == "adapters[1].name"
+    with pytest.raises(ModelNotFound) as alone:
+        mix_explicit(AdapterRequest("nowhere"), ACME, directory, 8)
+    assert alone.value.param == "model"
+
+
 def test_two_aliases_of_one_version_are_one_adapter(directory: Any) -> None:
     keys = directory.keys[ACME]
     keys["sql-latest"] = keys["sql"]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 
@@ -115,6 +116,9 @@ def resolve_device(wanted: str) -> torch.device:
 
 
 def _from_pretrained(model_dir: Path, dtype: torch.dtype) -> nn.Module:
+    # A bar has no end of line: the next line of the log would be part of it.
+    hf_logging: Any = transformers.utils.logging
+    hf_logging.disable_progress_bar()
     try:
         model: nn.Module = AutoModelForCausalLM.from_pretrained(
             model_dir,

@@ -24,6 +24,7 @@ NUCLEUS_CANDIDATES = 256
 LOGPROB_ROWS = 64
 """Rows whose log-probabilities are computed at once: a copy of their logits is made."""
 
+_FLOAT32 = torch.finfo(torch.float32)
 _MASK = (1 << 64) - 1
 _GOLDEN = 0x9E3779B97F4A7C15
 
@@ -154,6 +155,8 @@ def _draw(logits: torch.Tensor, maxima: torch.Tensor, rows: Sequence[SamplingRow
     """Draw token ids [rows] by inverse transform over the truncated distribution."""
     options: dict[str, Any] = {"device": logits.device, "dtype": torch.float32}
     temperature = torch.tensor([row.temperature for row in rows], **options)
+    # As 0 a likeliest token, and as infinity an impossible one, would have the probability NaN.
+    temperature.clamp_(_FLOAT32.tiny, _FLOAT32.max)
     probs = ((logits - maxima[:, None]) / temperature[:, None]).softmax(dim=-1)
     vocab = probs.shape[1]
 

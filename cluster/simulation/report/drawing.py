@@ -18,6 +18,7 @@ LONG_S = 2 * 3600.0
 WIDTH = 9.0  # inches
 COLORS = ("#1f77b4", "#ff7f0e", "#2ca02c", "#d62728", "#9467bd", "#8c564b", "#e377c2", "#7f7f7f")
 COURSE, WAITS, MAP, COSTS = "course.png", "ttft.png", "placement.png", "costs.png"
+PICTURES = (COURSE, WAITS, MAP, COSTS)
 
 
 def draw_report(report: Report, series: Sequence[RunSeries], folder: Path) -> list[tuple[str, str]]:

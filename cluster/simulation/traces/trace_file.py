@@ -19,6 +19,7 @@ import msgspec
 
 from cluster.domain.ids import TenantId
 from cluster.errors import ConfigError
+from cluster.repeated import repeated
 from cluster.simulation.trace import TRACE_FORMAT, ServedFacts, TraceRequest
 
 DECIMALS = 6
@@ -28,8 +29,14 @@ _GZIP = b"\x1f\x8b"
 _FAULTS = (OSError, EOFError, zlib.error)
 """Of files that cannot be read, packed ones included."""
 
-Seconds = Annotated[float, msgspec.Meta(ge=0)]
+MOST_TOKENS = 2**22
+"""Of a request: a front takes bodies of 4 MiB, and a token is a byte or more."""
+MOST_SECONDS = 1e11
+"""Since 1970, in a header; today in milliseconds is more."""
+
+Seconds = Annotated[float, msgspec.Meta(ge=0, le=MOST_SECONDS)]
 Count = Annotated[int, msgspec.Meta(ge=0)]
+Length = Annotated[int, msgspec.Meta(ge=1, le=MOST_TOKENS)]
 Name = Annotated[str, msgspec.Meta(min_length=1)]
 
 
@@ -48,9 +55,9 @@ class _Line(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
     t: Seconds
     tenant: Name
     adapters: tuple[Name, ...] = msgspec.field(name="set")
-    prompt_tokens: Annotated[int, msgspec.Meta(ge=1)]
+    prompt_tokens: Length
     generated_tokens: Count
-    max_tokens: Annotated[int, msgspec.Meta(ge=1)]
+    max_tokens: Length
     prefix: tuple[Count, ...] = ()
     deadline: Annotated[float, msgspec.Meta(gt=0)] | None = None
     replica: str | None = None
@@ -134,8 +141,8 @@ def load_trace(paths: Path | Sequence[Path]) -> list[TraceRequest]:
     earliest of them.
 
     Raises:
-        ConfigError: as ``read_requests``; or one of several files has no ``start``, or another
-            ``block_tokens`` than the first.
+        ConfigError: as ``read_requests``; or one of several files is named twice, has no ``start``,
+            or another ``block_tokens`` than the first.
     """
     files = [paths] if isinstance(paths, Path) else list(paths)
     headers = [read_header(path) for path in files]
@@ -172,6 +179,8 @@ def _opened(path: Path) -> BufferedReader | gzip.GzipFile:
 def _check_together(files: Sequence[Path], headers: Sequence[TraceHeader]) -> None:
     if len(files) < 2:
         return
+    if twice := repeated(str(path.resolve()) for path in files):
+        raise ConfigError(f"{twice[0]}: named twice, so its requests would count double")
     for path, header in zip(files, headers, strict=True):
         if header.start is None:
             raise ConfigError(
@@ -196,6 +205,11 @@ def _parse_header(line: bytes, where: str) -> TraceHeader:
         raise ConfigError(
             f'{where}:1: format: expected "{TRACE_FORMAT}", found "{header.format}"; '
             "convert the file first"
+        )
+    if header.start is not None and not 0 <= header.start <= MOST_SECONDS:
+        raise ConfigError(
+            f"{where}:1: start: expected seconds since 1970, found {header.start:g}"
+            + ("; divide milliseconds by 1000" if header.start > 0 else "")
         )
     return header
 

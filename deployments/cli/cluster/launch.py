@@ -17,6 +17,7 @@ from cluster.domain.model_names import base_names
 from cluster.errors import AdapterSourceRefused, ConfigError
 from cluster.field_problems import all_problems
 from cluster.placement.cost.profile import engine_digest, read_profile
+from deployments.cli.cluster.config_file import merged, read_settings
 from deployments.local.lifecycle import default_threads
 from deployments.local.local_state import StateDir, read_json
 from deployments.local.quickstart import DEMO_RIGHTS, demo_config
@@ -49,6 +50,7 @@ class Wish:
     source_urls: tuple[str, ...] = ()  # schemes, or beginnings of URLs
     base_check: str | None = None  # what must agree of an adapter's base
     cost_profile: Path | None = None
+    config: Path | None = None  # settings that have no option
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,12 +204,12 @@ def _config(wish: Wish, state: StateDir, settings: Settings) -> AppConfig:
         "engine": {
             "dtype": wish.dtype,
             "quantize": wish.quantize,
-            "threads": wish.threads if wish.threads is not None else default_threads(wish.replicas),
+            "threads": wish.threads,
         },
         "adapters": {
             "slots": wish.slots,
             "base_check": wish.base_check,
-            "source_dir": _sources(wish.sources, state),
+            "source_dir": _sources(wish.sources) if wish.sources else None,
             "source_urls": tuple(_source_url(url) for url in wish.source_urls) or None,
         },
         "front": {"host": wish.host, "port": wish.port},
@@ -217,8 +219,13 @@ def _config(wish: Wish, state: StateDir, settings: Settings) -> AppConfig:
             "cost_profile": wish.cost_profile.resolve() if wish.cost_profile else None,
         },
     }
+    usual = {
+        "engine": {"threads": default_threads(wish.replicas)},
+        "adapters": {"source_dir": state.sources.resolve()},
+    }
+    settings_file = read_settings(wish.config) if wish.config else {}
     try:
-        return AppConfig.model_validate(_given(values))
+        return AppConfig.model_validate(merged(merged(usual, settings_file), _given(values)))
     except ValidationError as error:
         raise ConfigError(all_problems(error)) from error
 
@@ -248,9 +255,7 @@ def _router(text: str) -> RouterConfig:
     return RouterConfig(name=name or folder.name, path=folder)
 
 
-def _sources(folder: Path | None, state: StateDir) -> Path:
-    if folder is None:
-        return state.sources.resolve()
+def _sources(folder: Path) -> Path:
     found = folder.expanduser().resolve()
     if not found.is_dir():
         raise ConfigError(f"--sources {folder}: {found} is not a directory")

@@ -17,6 +17,7 @@ from deployments.local.log_file import log_files
 
 LINES = 100
 POLL_S = 0.2
+BEGIN = b'{"'
 
 
 def logs(
@@ -55,14 +56,28 @@ def logs(
 def _matching(lines: Iterator[bytes] | list[bytes], wanted: dict[str, Any]) -> Iterator[str]:
     """Yield the lines that are JSON objects with these members; a None member is not compared."""
     for line in lines:
-        if not line.startswith(b"{"):
-            continue
+        found = _object_of(line)
+        if found is not None and all(
+            value is None or found[0].get(name) == value for name, value in wanted.items()
+        ):
+            yield found[1].decode().rstrip("\n")
+
+
+def _object_of(line: bytes) -> tuple[dict[str, Any], bytes] | None:
+    """Return the object at the end of a line, read and as it stands there, or None.
+
+    Before it there may be what a library wrote without an end of line, or the begun line of a
+    process that ended.
+    """
+    start = line.find(BEGIN)
+    while start >= 0:
         try:
-            fields = orjson.loads(line)
-        except orjson.JSONDecodeError:  # cut off by the end of its process
+            fields = orjson.loads(line[start:])
+        except orjson.JSONDecodeError:
+            start = line.find(BEGIN, start + 1)
             continue
-        if all(value is None or fields.get(name) == value for name, value in wanted.items()):
-            yield line.decode().rstrip("\n")
+        return (fields, line[start:]) if start == 0 or "event" in fields else None
+    return None
 
 
 def lines_after(file: BinaryIO, path: Path) -> Iterator[bytes]:

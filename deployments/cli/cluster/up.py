@@ -102,6 +102,15 @@ def up(
             rich_help_panel=OPERATOR,
         ),
     ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Settings that have no option here, by section as in a Serve config (YAML), such "
+            "as front.trace_log. Options have the last word.",
+            rich_help_panel=OPERATOR,
+        ),
+    ] = None,
     redis_url: Annotated[
         str | None,
         typer.Option(
@@ -191,6 +200,7 @@ def up(
         source_urls=tuple(source_url or ()),
         base_check=base_check,
         cost_profile=cost_profile,
+        config=config,
     )
     with console.spinner("checking files"):
         launch = plan_launch(wish, state, settings)

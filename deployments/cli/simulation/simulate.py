@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cluster.errors import ConfigError
 from deployments.cli.toolkit import console
 from deployments.cli.toolkit.interruption import importing
 from deployments.cli.toolkit.options import JsonOption, KeyOption, UrlOption
@@ -174,7 +173,8 @@ def simulate(
         from cluster.simulation.spec import SimulationSpec
         from deployments.cli.simulation import own_error, premises, summary, wishes
 
-    _check_out(out)
+    if out is not None:
+        summary.check_folder(out)
     facts = _facts(url, key, model)
     paths, log = wishes.sorted_files(files or (), log or ())
     columns = wishes.chosen_columns(facts, paths, sweep, baselines)
@@ -248,21 +248,3 @@ def _facts(url: str | None, key: str | None, model: str | None) -> "ClusterFacts
     if model is None and facts.model is None:
         console.note(f"the default costs are used: {facts.model_problem}")
     return facts
-
-
-def _check_out(out: Path | None) -> None:
-    """Refuse a place for the report before anything is simulated.
-
-    Raises:
-        ConfigError: it is a file, or cannot be written.
-    """
-    if out is None:
-        return
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except FileExistsError as error:
-        raise ConfigError(f"--out {out}: is not a directory; name a directory") from error
-    except OSError as error:
-        raise ConfigError(f"--out {out}: cannot be made: {error.strerror}") from error
-    if not os.access(out, os.W_OK | os.X_OK):
-        raise ConfigError(f"--out {out}: cannot be written; name another directory")

@@ -1,5 +1,6 @@
 """Writes a report to files, and its main figures to the terminal."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -7,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cluster.errors import ConfigError
-from cluster.simulation.report.drawing import draw_report
+from cluster.simulation.report.drawing import PICTURES, draw_report
 from cluster.simulation.report.markdown import (
     BETTER,
     WORSE,
@@ -25,6 +26,23 @@ from deployments.cli.toolkit import console
 PAGE, DOCUMENT = "report.md", "report.json"
 
 
+def check_folder(folder: Path) -> None:
+    """Refuse a place for the report before anything is simulated; nothing is made yet.
+
+    Raises:
+        ConfigError: it is a file, or it or a file of the report in it cannot be written.
+    """
+    nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not nearest.is_dir():
+        raise ConfigError(f"--out {folder}: {nearest} is not a directory; name a directory")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise ConfigError(f"--out {folder}: {nearest} cannot be written; name another directory")
+    for name in (PAGE, DOCUMENT, *PICTURES):
+        file = folder / name
+        if file.is_dir() or (file.exists() and not os.access(file, os.W_OK)):
+            raise ConfigError(f"--out {folder}: {file} is there and cannot be written; remove it")
+
+
 def write_report(report: Report, series: Sequence[RunSeries | None], folder: Path) -> None:
     """Write the page, the JSON file and the pictures.
 
@@ -32,11 +50,13 @@ def write_report(report: Report, series: Sequence[RunSeries | None], folder: Pat
         ConfigError: a file cannot be written.
     """
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         drawn = draw_report(report, [run for run in series if run is not None], folder)
         (folder / DOCUMENT).write_text(report_json(report), encoding="utf-8")
         (folder / PAGE).write_text(report_page(report, drawn), encoding="utf-8")
     except OSError as error:
-        raise ConfigError(f"--out {folder}: cannot be written: {error.strerror}") from error
+        place = error.filename or folder
+        raise ConfigError(f"--out {folder}: {place} cannot be written: {error.strerror}") from error
 
 
 def show_report(report: Report) -> None:

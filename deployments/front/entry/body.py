@@ -70,6 +70,7 @@ class BodyReader:
         self, request: Request, tenant: TenantId, parse: Callable[[bytes | bytearray], B]
     ) -> B:
         self._check_declared(request)
+        _check_encoding(request)
         parts = request.stream()
         received = bytearray()
         if await self._receive(parts, received, SMALL_BODY_BYTES):
@@ -100,6 +101,15 @@ class BodyReader:
 
     def _too_large(self) -> PayloadTooLarge:
         return PayloadTooLarge(f"the body is larger than {self._max_bytes} bytes")
+
+
+def _check_encoding(request: Request) -> None:
+    encoding = request.headers.get("content-encoding", "")
+    if encoding.strip().lower() not in ("", "identity"):
+        raise RequestError(
+            f"content-encoding: packed bodies are not read, and this one is {encoding!r}; "
+            "send it as it is, without the header"
+        )
 
 
 def _counted(received: bytearray, parse: Callable[[bytes | bytearray], B]) -> B:

@@ -24,6 +24,7 @@ from cluster.errors import (
     Starting,
     TooManyFailedKeys,
 )
+from cluster.field_problems import field_path
 from deployments.front.http.limits import MAX_ERROR_BYTES, MAX_FAULTS, MAX_PARAM_CHARS
 from deployments.front.telemetry.request_log import SERVER_ERROR, current_record
 
@@ -121,7 +122,11 @@ def invalid_body(error: ValidationError) -> RequestError:
     lines: list[str] = []
     params: list[str] = []
     for item in error.errors(include_url=False, include_input=False)[:MAX_FAULTS]:
-        place = [str(part)[:MAX_PARAM_CHARS] for part in item["loc"]]
+        place = [
+            part if isinstance(part, int) else part[:MAX_PARAM_CHARS]
+            for part in item["loc"]
+            if not _names_a_type(part)
+        ]
         message = item["msg"].removeprefix("Value error, ")[:MAX_FAULT_CHARS]
         if item["type"] == "value_error" and not place:
             name, colon, rest = message.partition(": ")
@@ -131,8 +136,7 @@ def invalid_body(error: ValidationError) -> RequestError:
             message = f"the body is not valid JSON: {reason}"
         elif item["type"] == "extra_forbidden":
             message = "unknown field"
-        place = [part for part in place if not _names_a_type(part)]
-        name = ".".join(place)[:MAX_PARAM_CHARS]
+        name = field_path(place)[:MAX_PARAM_CHARS]
         params.append(name)
         lines.append(f"{name}: {message}" if name else message)
     if error.error_count() > MAX_FAULTS:
@@ -142,10 +146,11 @@ def invalid_body(error: ValidationError) -> RequestError:
     )
 
 
-def _names_a_type(part: str) -> bool:
+def _names_a_type(part: int | str) -> bool:
     """Recognise a member of a union, which pydantic puts among the names of fields."""
-    return part in {"str", "int", "float", "bool"} or part.startswith(
-        ("list[", "dict[", "constrained")
+    return isinstance(part, str) and (
+        part in {"str", "int", "float", "bool"}
+        or part.startswith(("list[", "dict[", "constrained"))
     )
 
 

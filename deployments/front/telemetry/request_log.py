@@ -20,7 +20,7 @@ from router_service.request_decision import RequestDecision
 log = structlog.get_logger(__name__)
 
 MODEL = re.compile(r"[\w.:/@+-]{1,128}")
-PARAM = re.compile(r"[a-z_][a-z0-9_]{0,31}(\.[a-z0-9_]{1,32}){0,8}")
+PARAM = re.compile(r"[a-z_][a-z0-9_]{0,31}(\.[a-z0-9_]{1,32}|\[[0-9]{1,9}\]){0,8}")
 PATH_CHARACTERS = 128
 MIXTURE_TERMS = 16
 DIGEST_CHARACTERS = 12

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -63,6 +64,24 @@ def test_help_imports_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "HEAVY []"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+@pytest.mark.parametrize("arguments", [("--help",), ("policy", "check", "FILE", "--json")])
+def test_output_that_cannot_be_written_is_one_line(
+    tmp_path: Path, arguments: tuple[str, ...]
+) -> None:
+    policy = tmp_path / "policy.yaml"
+    policy.write_text("version: 2\n")
+    command = [str(policy) if word == "FILE" else word for word in arguments]
+    code = "from deployments.cli import main; main()"
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", code, *command], stdout=full, stderr=subprocess.PIPE, text=True
+        )
+    assert done.returncode == 1
+    assert done.stderr == "error: output cannot be written: No space left on device\n"
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)

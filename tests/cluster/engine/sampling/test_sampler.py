@@ -3,12 +3,15 @@
 import math
 from collections import Counter
 
+import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cluster.domain.request import SamplingParams
+from cluster.engine.sampling.logit_adjustment import LogitAdjustment
 from cluster.engine.sampling.sampler import SamplingRow, check_sampling, sample, uniform
 from cluster.errors import EngineError
 
@@ -52,6 +55,34 @@ def test_temperature_sharpens():
 def test_a_vanishing_temperature_does_not_overflow():
     logits = torch.tensor([[900.0, -900.0, 899.0]])
     assert sample(logits, [row(temperature=1e-30)]).token_ids == (0,)
+
+
+@pytest.mark.parametrize("temperature", [1e-37, 1e-39, 1e-45, 1e-46, 5e-324])
+@pytest.mark.parametrize("allowed", [None, np.array([True, True, False, False])])
+def test_a_temperature_too_small_for_fp32_takes_the_likeliest(
+    temperature: float, allowed: npt.NDArray[np.bool_] | None
+):
+    logits = torch.tensor([[1.0, 2.0, 3.0, -1.0], [2.0, 1.0, 0.5, 0.0]])
+    adjustment = None if allowed is None else LogitAdjustment(allowed=allowed)
+    cold = row(temperature=temperature, adjustment=adjustment)
+    greedy = row(temperature=0.0, adjustment=adjustment)
+    assert sample(logits, [cold, row()]).token_ids[0] == sample(logits, [greedy] * 2).token_ids[0]
+    assert sample(logits, [cold] * 2) == sample(logits, [greedy] * 2)
+
+
+@pytest.mark.parametrize("temperature", [3e38, 1e39, 1e300])
+def test_a_temperature_too_large_for_fp32_spares_what_cannot_come(temperature: float):
+    allowed = LogitAdjustment(allowed=np.array([True, False, True]))
+    rows = [row(temperature=temperature, index=i, adjustment=allowed) for i in range(50)]
+    drawn = sample(torch.tensor([[1.0, 9.0, 2.0]]).expand(50, -1).contiguous(), rows)
+    assert set(drawn.token_ids) == {0, 2}
+    assert not drawn.invalid_rows
+
+
+@pytest.mark.parametrize("bound", [1e-39, 1e-46, 5e-324])
+def test_bounds_too_small_for_fp32_act_as_the_least(bound: float):
+    assert support([0.1, 0.4, 0.2, 0.3], top_p=bound) == {1}
+    assert support([0.1, 0.4, 0.2, 0.3], min_p=bound) == {0, 1, 2, 3}
 
 
 @pytest.mark.parametrize(

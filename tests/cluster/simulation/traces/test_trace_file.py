@@ -92,6 +92,9 @@ def test_a_last_line_that_is_cut_off_anywhere_is_left_out(tmp_path: Path, cut: i
         (LINE.replace(',"max_tokens":4', ""), "missing required field `max_tokens`"),
         (LINE.replace("}", ',"e2e":1}'), "outcome: expected"),
         (LINE.replace("}", ',"outcome":"ok"}'), "e2e: expected"),
+        (LINE.replace(":8,", ":400000000000,"), "<= 4194304 - at `$.prompt_tokens`"),
+        (LINE.replace(":4}", ":400000000000}"), "<= 4194304 - at `$.max_tokens`"),
+        (LINE.replace('"t":1.5', '"t":1e300'), "at `$.t`"),
         ("\n", "truncated"),
         (LINE[:-9] + "\n", "correct the line"),
     ],
@@ -116,6 +119,9 @@ def test_a_wrong_last_line_without_a_line_feed_is_still_wrong(tmp_path: Path) ->
         ("{}\n", "format: expected"),
         ("TIMESTAMP,ContextTokens\n", "malformed"),
         (HEADER.replace("}", ',"block_token":8}'), 'did you mean "block_tokens"?'),
+        (HEADER.replace("}", ',"start":1796079600000}'), "start: expected seconds since 1970"),
+        (HEADER.replace("}", ',"start":1e300}'), "start: expected seconds since 1970"),
+        (HEADER.replace("}", ',"start":-1e12}'), "found -1e+12"),
     ],
 )
 def test_a_file_without_the_header_of_a_trace_is_refused(
@@ -154,6 +160,16 @@ def test_traces_that_cannot_be_merged_are_refused(
     write_trace(second, [], header)
     with pytest.raises(ConfigError, match=problem):
         load_trace([first, second])
+
+
+def test_a_log_is_not_read_twice(tmp_path: Path) -> None:
+    path, link = tmp_path / "trace.jsonl", tmp_path / "link.jsonl"
+    path.write_text(HEADER.replace("}", ',"start":5}') + LINE)
+    link.symlink_to(path)
+    assert len(load_trace([path])) == 1
+    for other in (path, link):
+        with pytest.raises(ConfigError, match=rf"{path}: named twice"):
+            load_trace([path, other])
 
 
 def test_a_packed_trace_is_read_whatever_it_is_called(tmp_path: Path) -> None:

@@ -48,6 +48,20 @@ def test_one_request_or_tenant_or_event(braid: Braid, log: Path) -> None:
     assert nothing.exit_code == 0
 
 
+def test_a_line_behind_a_librarys_text_or_a_cut_line_is_found(braid: Braid, log: Path) -> None:
+    bar = "Loading weights:  50%|#####     | 1/2\rLoading weights: 100%|##########| 2/2"
+    pick = line(7, request="a", pick={"replica": {"load": 1}})
+    log.write_text(
+        bar + line(6, request="a")
+        + bar.replace("\r", "") + ' {"a"} ' + pick
+        + '{"event": "request", "n": 0, "request": "a", "pick": {"load"' + line(8, request="a")
+        + 'a traceback of {"n": 9, "request": "a"}\n'
+    )  # fmt: skip
+    assert numbers(braid("logs", "-n", 3).stdout) == [6, 7, 8]
+    assert numbers(braid("logs", "--request", "a").stdout) == [1, 6, 7, 8]
+    assert json.loads(braid("logs", "-n", 2).stdout.splitlines()[0]) == json.loads(pick)
+
+
 def test_before_the_first_start(braid: Braid) -> None:
     result = braid("logs")
     assert result.exit_code == 1

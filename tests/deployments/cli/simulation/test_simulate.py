@@ -163,6 +163,24 @@ def test_a_file_is_not_a_place_for_a_report(braid: Braid, tmp_path: Path) -> Non
     assert out.read_text() == "kept"
 
 
+@pytest.mark.parametrize("name", ["report.md", "report.json", "course.png"])
+def test_a_file_in_the_way_of_the_report_is_named_before_the_run(
+    braid: Braid, tmp_path: Path, name: str
+) -> None:
+    (tmp_path / "out" / name).mkdir(parents=True)
+    result = braid("simulate", *SMALL, "--out", tmp_path / "out")
+    assert result.exit_code == 1
+    assert f"{tmp_path / 'out' / name} is there and cannot be written" in result.stderr
+    assert "simulating" not in result.stderr
+
+
+def test_a_command_that_fails_makes_no_folder(braid: Braid, tmp_path: Path) -> None:
+    trace = ("--log", tmp_path / "none.jsonl")
+    result = braid("simulate", *trace, "--out", tmp_path / "above" / "out")
+    assert result.exit_code == 1
+    assert not (tmp_path / "above").exists()
+
+
 def value(number: float) -> dict[str, float]:
     return {"value": number}
 

@@ -57,7 +57,7 @@ def keys(count: int) -> str:
         (COMPLETIONS, f'{{"model":"base","prompt":"{"x" * 5_000_000}"}}', 413, None),
         (COMPLETIONS, f'{{"model":"{"m" * 3_000_000}","prompt":"a"}}', 400, "model"),
         (CHAT, f'{{"model":"base","messages":[{many("1", 2_000_000)}]}}', 413, None),
-        (CHAT, f'{{"model":"base","messages":[{many("1", 30_000)}]}}', 400, "messages.0"),
+        (CHAT, f'{{"model":"base","messages":[{many("1", 30_000)}]}}', 400, "messages[0]"),
         (CHAT, f'{{"model":"base",{USER},{keys(340_000)}}}', 413, None),
         (CHAT, f'{{"model":"base",{USER},{keys(16_000)}}}', 400, "a0"),
         (CHAT, f'{{"model":"base",{USER},{keys(3)},"{"k" * 3_000_000}":1}}', 400, "a0"),
@@ -86,7 +86,7 @@ def keys(count: int) -> str:
         (CHAT, b"\x00" * 4_000_000, 400, None),
         (CHAT, b"", 400, None),
         (ROUTE, f'{{"prompt":"{"a " * 1_900_000}"}}', 400, "prompt"),
-        (ROUTE, f'{{"messages":[{many("{}", 30_000)}]}}', 400, "messages.0.role"),
+        (ROUTE, f'{{"messages":[{many("{}", 30_000)}]}}', 400, "messages[0].role"),
         ("/v1/load_lora_adapter", f'{{"lora_name":"{"n" * 1_000_000}"}}', 400, "lora_name"),
     ],
 )

@@ -1,5 +1,6 @@
 """Bodies that are refused: the status, the code and the name of the field."""
 
+import gzip
 import json
 from typing import Any
 
@@ -34,9 +35,9 @@ async def refused(
         ({"model": "x" * 600}, "model"),
         ({"messages": []}, "messages"),
         ({"messages": "hi"}, "messages"),
-        ({"messages": [{"content": "hi"}]}, "messages.0.role"),
-        ({"messages": [{"role": "nobody", "content": "a"}]}, "messages.0.role"),
-        ({"messages": [IMAGE]}, "messages.0.content.0.type"),
+        ({"messages": [{"content": "hi"}]}, "messages[0].role"),
+        ({"messages": [{"role": "nobody", "content": "a"}]}, "messages[0].role"),
+        ({"messages": [IMAGE]}, "messages[0].content[0].type"),
         ({"temperature": 3}, "temperature"),
         ({"temperature": "1"}, "temperature"),
         ({"top_p": 1.1}, "top_p"),
@@ -50,9 +51,9 @@ async def refused(
         ({"max_tokens": 0}, "max_tokens"),
         ({"max_tokens": 1, "max_completion_tokens": 1}, "max_tokens"),
         ({"min_tokens": 9, "max_tokens": 2}, "min_tokens"),
-        ({"stop": [""]}, "stop.0"),
+        ({"stop": [""]}, "stop[0]"),
         ({"stop": ["a"] * 17}, "stop"),
-        ({"stop_token_ids": [-1]}, "stop_token_ids.0"),
+        ({"stop_token_ids": [-1]}, "stop_token_ids[0]"),
         ({"logit_bias": {"a": 1}}, "logit_bias"),
         ({"logit_bias": {"9999": 1}}, "logit_bias"),
         ({"top_logprobs": 2}, "top_logprobs"),
@@ -62,7 +63,7 @@ async def refused(
         ({"reasoning_effort": "low"}, "reasoning_effort"),
         ({"chat_template_kwargs": {"tools": []}}, "chat_template_kwargs"),
         ({"continue_final_message": True}, "continue_final_message"),
-        ({"adapters": [{"name": "sql", "wait": 1}]}, "adapters.0.wait"),
+        ({"adapters": [{"name": "sql", "wait": 1}]}, "adapters[0].wait"),
         ({"guided_json": {}, "guided_regex": "a"}, "guided_regex"),
         ({"response_format": {"type": "xml"}}, "response_format.type"),
         ({"structured_outputs": {}}, "structured_outputs"),
@@ -85,7 +86,7 @@ async def test_a_chat_is_refused_by_the_name_of_its_field(
         ({"prompt": None}, "prompt"),
         ({"prompt": ""}, "prompt"),
         ({"prompt": []}, "prompt"),
-        ({"prompt": [1, "a"]}, "prompt.1"),
+        ({"prompt": [1, "a"]}, "prompt[1]"),
         ({"prompt": [9999]}, "prompt"),
         ({"prompt": ["a"] * 129}, "prompt"),
         ({"prompt": ["a"] * 20, "n": 10}, "n"),
@@ -182,3 +183,12 @@ async def test_a_route_needs_one_text(steady_front: HttpFront) -> None:
     for body in ({}, {"prompt": "a", "messages": chat()["messages"]}, {"prompt": 3}):
         await refused(steady_front, "/v1/route", body, "prompt")
     await refused(steady_front, "/v1/route", {"prompt": "a", "stream": True}, "stream")
+
+
+async def test_a_packed_body_is_told_as_such(front: HttpFront) -> None:
+    body = gzip.compress(json.dumps(chat()).encode())
+    answer = await front.post(CHAT, body, headers={"content-encoding": "gzip"})
+    assert answer.status_code == 400
+    assert "content-encoding: packed bodies are not read" in answer.json()["error"]["message"]
+    answer = await front.post(CHAT, b"{", headers={"content-encoding": "identity"})
+    assert "not valid JSON" in answer.json()["error"]["message"]

@@ -83,11 +83,15 @@ CALL = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{
 @pytest.mark.parametrize(
     ("message", "param", "said"),
     [
-        ({"content": [{"type": "image_url", "image_url": {"url": "u"}}]}, "content.0.type", "text"),
-        ({"content": [{"type": "input_audio", "input_audio": {}}]}, "content.0.type", "text"),
-        ({"content": [{"type": "text"}]}, "content.0", "'text'"),
-        ({"content": [{"text": "a"}]}, "content.0.type", "required"),
-        ({"content": ["a"]}, "content.0", "object"),
+        (
+            {"content": [{"type": "image_url", "image_url": {"url": "u"}}]},
+            "content[0].type",
+            "text",
+        ),
+        ({"content": [{"type": "input_audio", "input_audio": {}}]}, "content[0].type", "text"),
+        ({"content": [{"type": "text"}]}, "content[0]", "'text'"),
+        ({"content": [{"text": "a"}]}, "content[0].type", "required"),
+        ({"content": ["a"]}, "content[0]", "object"),
         ({"content": 5}, "content", "string"),
         ({"content": "a", "tool_calls": [CALL]}, "tool_calls", "tools"),
         ({"content": "a", "function_call": {"name": "f"}}, "function_call", "tools"),
@@ -99,7 +103,7 @@ def test_what_would_have_to_be_read_is_refused_in_one_sentence(
     message: dict[str, Any], param: str, said: str
 ) -> None:
     error = problem_of({"role": "assistant", **message})
-    assert error.param == f"messages.0.{param}"
+    assert error.param == f"messages[0].{param}"
     assert said in error.message
     assert ";" not in error.message
     assert len(error.message) < 200

@@ -159,8 +159,9 @@ async def test_a_mixture_of_more_adapters_than_configured_is_400(open_front: Ope
 
 
 async def test_a_mixture_of_an_adapter_that_is_not_there_is_404(front: HttpFront) -> None:
-    answer = await front.post(CHAT, chat(adapters=[{"name": "ghost"}]))
+    answer = await front.post(CHAT, chat(adapters=[{"name": "sql"}, {"name": "ghost"}]))
     assert answer.status_code == 404
+    assert answer.json()["error"]["param"] == "adapters[1].name"
 
 
 async def test_route_decides_and_generates_nothing(front: HttpFront) -> None:

@@ -193,7 +193,7 @@ async def test_an_id_that_is_not_well_formed_is_replaced(id: str) -> None:
     ("model", "param", "said"),
     [
         ("auto:dlp", "top_p", ("auto:dlp", "top_p")),
-        ("HuggingFaceTB/Smol-1.7:sql", "messages.0.content", None),
+        ("HuggingFaceTB/Smol-1.7:sql", "messages[0].content", None),
         (SECRET, SECRET, (UNNAMED, UNNAMED)),
         ("sk-1\n{}", "Sk-key", (UNNAMED, UNNAMED)),
         ("m" * 129, "p" * 300, (UNNAMED, UNNAMED)),
