@@ -101,7 +101,7 @@ def test_a_file_is_compared_with_a_saved_description(
         ([], "document: "),
         ({}, "tenants: Field required; adapters: Field required; replicas: Field required"),
         ({**CLUSTER, "replicas": {}}, "replicas: "),
-        ({**CLUSTER, "replicas": [3]}, "replicas.0: "),
+        ({**CLUSTER, "replicas": [3]}, "replicas[0]: "),
         ({**CLUSTER, "placement": 5}, "placement: "),
     ],
 )
