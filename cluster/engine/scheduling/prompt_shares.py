@@ -3,10 +3,43 @@
 Else a tenant with long prompts under way would keep the prompts of all others waiting.
 """
 
-from collections.abc import Collection, Mapping, Sequence
-from math import ceil
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from math import ceil, inf
+from typing import NamedTuple
 
 from cluster.domain.ids import TenantId
+from cluster.engine.scheduling.admission_order import AdmissionOrder
+from cluster.engine.scheduling.step_limit import StepLimit
+from cluster.engine.sequence import EngineSequence
+
+
+class PromptBudget(NamedTuple):
+    """The prompt tokens of one step."""
+
+    tokens: int
+    kept: int  # of these, for tenants that have no prompt under way and wait for a row
+    weights: Mapping[TenantId, float]  # of the tenants that share them; none if they do not
+
+
+def prompt_budget(
+    order: AdmissionOrder,
+    limit: StepLimit,
+    running: Iterable[EngineSequence],
+    under_way: Collection[TenantId],
+    room: int,
+    *,
+    answers: bool,
+) -> PromptBudget:
+    """Return the prompt tokens of a step, ``room`` at most.
+
+    Args:
+        under_way: tenants with prompts that are partly computed.
+        answers: some sequences get their next token by this step.
+    """
+    weights = order.sharing_prompts(under_way) if under_way else {}
+    promised_s = min([sequence.request.itl_s for sequence in running], default=inf)
+    tokens = limit.prompt_tokens(promised_s, room, alone=not (answers or weights))
+    return PromptBudget(tokens, kept_for_waiting(weights, under_way, tokens), weights)
 
 
 def kept_for_waiting(

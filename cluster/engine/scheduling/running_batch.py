@@ -25,7 +25,6 @@ in the batch and advances; when it leaves the batch instead, nothing waits for i
 """
 
 import bisect
-import math
 from collections.abc import Callable, Mapping, Sequence
 
 from cluster.config import EngineConfig
@@ -35,7 +34,7 @@ from cluster.engine.scheduling.admission_order import AdmissionOrder, admission_
 from cluster.engine.scheduling.batch_integrity import check_batch, check_order
 from cluster.engine.scheduling.block_pool import BlockPool
 from cluster.engine.scheduling.prefixes import SharedPrefixes
-from cluster.engine.scheduling.prompt_shares import kept_for_waiting, split_prompts
+from cluster.engine.scheduling.prompt_shares import prompt_budget, split_prompts
 from cluster.engine.scheduling.row_blocks import RowBlocks
 from cluster.engine.scheduling.step_limit import StepLimit
 from cluster.engine.sequence import EngineSequence, SequenceStatus
@@ -148,12 +147,10 @@ class RunningBatch:
         if not (under_way or len(self._order)):
             return []
         tenants = {sequence.request.tenant for sequence in under_way}
-        weights = self._order.sharing_prompts(tenants) if tenants else {}
-        promised_s = min([row.request.itl_s for row in self._running], default=math.inf)
-        alone = not (answers or weights)
-        budget = self._limit.prompt_tokens(promised_s, budget, alone=alone)
+        budget, kept, weights = prompt_budget(
+            self._order, self._limit, self._running, tenants, budget, answers=answers
+        )
         scheduled: list[ScheduledSequence] = []
-        kept = kept_for_waiting(weights, tenants, budget)
         if kept:
             budget -= kept - self._admit(scheduled, kept, alone=False)
         budget -= self._continue_prefills(scheduled, under_way, weights, budget)
@@ -168,16 +165,13 @@ class RunningBatch:
         budget: int,
     ) -> int:
         """Schedule chunks of prefills under way, which have their blocks; returns their tokens."""
-        used = 0
-        if weights and not any(sequence.whole_prefill for sequence in under_way):
+        if not any(sequence.whole_prefill for sequence in under_way):
             asked = [(sequence.request.tenant, sequence.num_uncomputed) for sequence in under_way]
-            for sequence, count in zip(
-                under_way, split_prompts(asked, weights, budget), strict=True
-            ):
-                if count:
-                    scheduled.append(self._part_of(sequence, count))
-                    used += count
-            return used
+            counts = split_prompts(asked, weights, budget)
+            pairs = zip(under_way, counts, strict=True)
+            scheduled += [self._part_of(sequence, count) for sequence, count in pairs if count]
+            return sum(counts)
+        used = 0
         for sequence in under_way:
             count = self._chunk(sequence, budget - used, alone=not scheduled)
             if count == 0:

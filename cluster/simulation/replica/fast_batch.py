@@ -1,7 +1,6 @@
 """Fills the fast engine's batch: admission in the real order, blocks, preemption."""
 
 import bisect
-import math
 from collections import Counter
 from collections.abc import Iterable
 
@@ -10,7 +9,7 @@ from cluster.domain.ids import RequestId, TenantId
 from cluster.domain.work import StepTotals
 from cluster.engine.scheduling.admission_order import AdmissionOrder
 from cluster.engine.scheduling.block_claims import KvRoom
-from cluster.engine.scheduling.prompt_shares import kept_for_waiting, split_prompts
+from cluster.engine.scheduling.prompt_shares import prompt_budget, split_prompts
 from cluster.engine.scheduling.step_limit import StepLimit
 from cluster.engine.sequence import EngineSequence
 from cluster.expected_length import ExpectedLength
@@ -143,14 +142,13 @@ class FastBatch:
         if not (under_way or waiting):
             return []
         tenants = {row.sequence.request.tenant for row in under_way}
-        weights = self._order.sharing_prompts(tenants) if tenants else {}
-        promised_s = min([row.sequence.request.itl_s for row in self.running], default=math.inf)
+        running = [row.sequence for row in self.running]
         room = self._config.max_batch_tokens - len(decoding)
-        alone = not (decoding or weights)
-        budget = self._limit.prompt_tokens(promised_s, room, alone=alone)
+        budget, kept, weights = prompt_budget(
+            self._order, self._limit, running, tenants, room, answers=bool(decoding)
+        )
         prefills: list[tuple[FastRow, int]] = []
         if under_way:
-            kept = kept_for_waiting(weights, tenants, budget)
             if kept:
                 budget -= kept - self._admit(prefills, kept)
             asked = [(row.sequence.request.tenant, row.uncomputed) for row in under_way]
