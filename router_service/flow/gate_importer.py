@@ -6,7 +6,6 @@ and ``encoder.layers.{l}.weight_bias`` [1, k]. It names neither its adapters nor
 
 import hashlib
 import json
-import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,7 +19,11 @@ from router_service.artifacts.outputs import check_alias, claim_folder
 from router_service.artifacts.router_artifact import RouterManifest, check_different
 from router_service.artifacts.state_dict import read_state_dict
 from router_service.flow.flow_artifact import save_gate
-from router_service.flow.flow_schema import FlowHyperparameters
+from router_service.flow.flow_schema import (
+    LEAST_TEMPERATURE,
+    MOST_TEMPERATURE,
+    FlowHyperparameters,
+)
 
 _WEIGHT = re.compile(r"encoder\.layers\.(\d+)\.lora_fusion_gate\.weight")
 _BIAS = re.compile(r"encoder\.layers\.(\d+)\.weight_bias")
@@ -51,7 +54,7 @@ def import_gate(
 
     Raises:
         ConfigError: ``out`` cannot be written, has a result already or is one of the adapters; the
-            temperature is not above 0; two of the adapters are one; the file is unreadable,
+            temperature is out of bounds; two of the adapters are one; the file is unreadable,
             has no biases, or does not fit the adapters or the base's layers and width.
         AdapterError: an adapter's folder cannot be read.
         ModelSourceError: the base's config.json cannot be read.
@@ -96,10 +99,13 @@ def check_import(
 
     Raises:
         ConfigError: ``out`` cannot be written, has a result already or is one of the adapters; no
-            adapter can have one of the names; or the temperature is not above 0.
+            adapter can have one of the names; or the temperature is out of bounds.
     """
-    if temperature is not None and not 0 < temperature < math.inf:
-        raise ConfigError(f"temperature: expected a finite number above 0, found {temperature:g}")
+    if temperature is not None and not LEAST_TEMPERATURE <= temperature <= MOST_TEMPERATURE:
+        raise ConfigError(
+            f"temperature: expected a number from {LEAST_TEMPERATURE:g} to "
+            f"{MOST_TEMPERATURE:g}, found {temperature:g}"
+        )
     for alias in adapters:
         check_alias(alias, "adapter")
     claim_folder(out, overwrite=overwrite, reads=adapters.values())

@@ -21,6 +21,7 @@ from cluster.domain.decision import Granularity, tagged_digest
 from cluster.engine.mixing import LAYER_MODULES
 from cluster.errors import AdapterError, ConfigError
 from router_service.artifacts.router_artifact import check_different
+from router_service.flow.flow_schema import GateTemperature
 from router_service.routers.base import (
     Declaration,
     Need,
@@ -47,7 +48,7 @@ class ArrowOptions(Section):
     """Aliases; all must adapt the same linears."""
     top_k: Annotated[int, Field(ge=1)] = 3
     """Number of adapters that share a token at a linear; all of them if there are fewer."""
-    temperature: Annotated[float, Field(gt=0)] = 1.0
+    temperature: GateTemperature = 1.0
     """tau."""
     iterations: Annotated[int, Field(ge=1)] = 15
     """Of the power iteration behind a prototype."""
