@@ -397,4 +397,9 @@ BROKEN_POLICIES: tuple[BrokenPolicy, ...] = (
     BrokenPolicy("a: &a {b: *a}", "", "aliases are refused"),
     BrokenPolicy("replicas: " + "[" * 5000, "", "nested more than 16 deep"),
     BrokenPolicy("# " + "x" * (300 << 10), "", "bytes are too many; a policy has at most 262144"),
+    BrokenPolicy(
+        "replicas: {schedule: [" + "{min: 1}, " * 257 + "]}",
+        "replicas.schedule",
+        "must have at most 256 entries, not 257",
+    ),
 )

@@ -58,6 +58,8 @@ _MODELS_BY_PATH: dict[tuple[str, ...], type[BaseModel]] = {
 
 _KINDS = frozenset({"dict_type", "model_type", "tuple_type"})
 """Mistakes of what has entries: keys and values, or a list."""
+_COMPLETE = frozenset({"value_error", "missing", "too_long"})
+"""Mistakes whose words need no input behind them."""
 _CHOICES = re.compile(r"'(\w+)'")
 _GONE = {
     ("pins",): "name it adapters; its entries stay as they are",
@@ -105,7 +107,7 @@ def problem_of(error: Mapping[str, Any]) -> PolicyProblem:
         return PolicyProblem(path_of(location), "is empty; leave it out, or give entries")
     worded = _WORDS.get(error["type"])
     words = worded(error.get("ctx", {})) if worded else error["msg"]
-    if error["type"] != "value_error" and error["type"] != "missing":
+    if error["type"] not in _COMPLETE:
         words += f", not {shown(error['input'])}"
     if location == ("version",):
         words = (
@@ -140,6 +142,9 @@ _WORDS: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "dict_type": lambda _: "must be a mapping of keys and values",
     "model_type": lambda _: "must be a mapping of keys and values",
     "tuple_type": lambda _: "must be a list",
+    "too_long": lambda found: (
+        f"must have at most {found['max_length']} entries, not {found['actual_length']}"
+    ),
 }
 
 

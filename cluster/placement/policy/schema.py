@@ -37,6 +37,9 @@ from cluster.tenancy.shares import MAX_WEIGHT, MIN_WEIGHT
 Mode = Literal["on", "observe", "off"]
 """``observe`` decides and gives its reasons, and changes nothing."""
 
+MOST_ENTRIES = 256
+"""Of a schedule: each look goes through all of them."""
+
 _TIER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _TENANT = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 _TENANTS = re.compile(r"[a-z0-9*?\[][a-z0-9*?\[\]!-]{0,62}")
@@ -181,7 +184,7 @@ class ReplicasPolicy(Section):
     """Load to add replicas for before it has come; none goes for it."""
     hold: Wait = 30.0
     """Time that a request waits for the first replica."""
-    schedule: tuple[ScheduleEntry, ...] = ()
+    schedule: Annotated[tuple[ScheduleEntry, ...], Field(max_length=MOST_ENTRIES)] = ()
     """Of several entries that hold, the last one wins."""
 
 
