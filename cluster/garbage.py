@@ -1,10 +1,10 @@
-"""Keeps the cyclic garbage collector off the relaying of tokens."""
+"""Keeps the cyclic garbage collector off the work of fronts and controllers."""
 
 import gc
 
 YOUNGEST = 20_000
-"""Containers more than before, until the youngest are looked through: a step of some hundred
-streams makes a thousand that are gone before the next one."""
+"""Containers more than before, until the youngest are looked through: a front's step of some
+hundred streams makes a thousand that are gone before the next one."""
 
 
 def spare_long_lived() -> None:

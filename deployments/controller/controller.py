@@ -15,6 +15,7 @@ from ray.serve.handle import DeploymentHandle
 from cluster.config import AppConfig
 from cluster.domain.ids import AdapterDigest
 from cluster.errors import BraidError, ReplicaLost
+from cluster.garbage import spare_long_lived
 from cluster.placement.control.serve_counts import ServeCounts
 from cluster.placement.exchange import FrontOrders, FrontReport
 from cluster.placement.policy import ClusterPolicy
@@ -104,6 +105,7 @@ class Controller:
         )
         for loop in self._loops:
             process.on_close_sync(loop.cancel)
+        spare_long_lived()
         self._process = process
 
     async def state(self) -> dict[str, Any]:

@@ -7,9 +7,9 @@ from ray import serve
 from ray.serve.handle import DeploymentHandle
 
 from cluster.config import AppConfig
+from cluster.garbage import spare_long_lived
 from deployments.front.cluster_calls import ClusterCalls
 from deployments.front.front_setup import build_front
-from deployments.front.garbage import spare_long_lived
 from deployments.front.http.http_server import HttpServer
 from deployments.front.http_app import build_http_app
 from deployments.process import start_process

@@ -20,6 +20,7 @@ from benchmarks.placement.row import ResultRow
 from cluster.domain.adapter import AdapterState, ResidentAdapter
 from cluster.domain.ids import AdapterDigest, ReplicaId, RequestId, TenantId
 from cluster.domain.replica import ReplicaSnapshot
+from cluster.garbage import spare_long_lived
 from cluster.placement.cost.model import CostModel
 from cluster.placement.exchange import FrontOrders
 from cluster.placement.picking.cluster_view import ClusterView
@@ -27,7 +28,6 @@ from cluster.placement.picking.filters import PickRequest
 from cluster.placement.picking.picker import Picker
 from cluster.placement.picking.prefix_affinity import LENGTHS
 from cluster.placement.policy import PickingPolicy
-from deployments.front.garbage import spare_long_lived
 
 NBYTES = 10_000_000
 TENANTS = tuple(TenantId(f"tenant-{number}") for number in range(8))

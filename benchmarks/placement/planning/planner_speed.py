@@ -1,5 +1,7 @@
 """Measures the time and the memory of a plan of 10,000 adapters on 1,000 replicas of 16 slots: N4.
 
+Garbage is collected as often as in a controller.
+
 python -m benchmarks.placement N4
 """
 
@@ -12,6 +14,7 @@ from dataclasses import replace
 
 from benchmarks.placement.row import ResultRow
 from cluster.domain.ids import AdapterDigest, ReplicaId, TenantId
+from cluster.garbage import spare_long_lived
 from cluster.placement.cost.model import LoadCost, StepCost
 from cluster.placement.demand.clocks import down_rate, hold_rate, up_rate
 from cluster.placement.demand.demand import AdapterSet, Demand, DemandKey, DemandRate
@@ -128,6 +131,7 @@ def bereft(inputs: PlanInputs) -> PlanInputs:
 
 def rows(seed: int = 0) -> list[ResultRow]:
     """Return the one row."""
+    spare_long_lived()
     rng = random.Random(seed)
     empty = problem(rng)
     rest = filled(empty)
