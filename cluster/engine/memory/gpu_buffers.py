@@ -39,7 +39,7 @@ def batch_bytes(shape: ModelShape, engine: EngineConfig, adapters: AdapterConfig
 def _lora_bytes(shape: ModelShape, adapters: AdapterConfig, rows: int, tokens: int) -> int:
     """Return the bytes of a ``TritonLoraBatch``."""
     pairs = adapters.max_mixture
-    places = INT32 * (rows * (1 + pairs) + tokens + 3 * (rows + tokens // lora.TILE_TOKENS))
+    places = INT32 * (rows * (1 + pairs) + 2 * tokens + 3 * (rows + tokens // lora.TILE_TOKENS))
     splits = lora.split_count(max(shape.hidden, shape.inner, shape.heads * shape.head_dim))
     width = adapters.max_rank * SLICES
     scratch = FLOAT32 * pairs * (tokens + max(tokens, rows * splits) * width)
