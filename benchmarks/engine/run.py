@@ -36,6 +36,7 @@ from benchmarks.engine.step_view import StepView
 from benchmarks.shared.machine import cpu_info, load_average, torch_build, usable_cores
 from benchmarks.shared.quiet import quiet
 from cluster.config import AdapterConfig, EngineConfig
+from cluster.engine.model.model_loader import load_model
 
 Progress = Callable[[str, str, int, int | None], None]
 """Called with a phase, what it is at, units done and units in all."""
@@ -184,7 +185,7 @@ class Bench:
         """Decode and prefill steps, by case and batch: seconds of each round's steps."""
         options = self._options
         self._measure_peaks()
-        view = StepView(options.model, self._config, self._adapter_config)
+        view = StepView(load_model(options.model, self._config), self._config, self._adapter_config)
         decode: _Rounds = {}
         prefill: _Rounds = {}
         together = self._prompts_together()

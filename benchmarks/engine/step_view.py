@@ -6,33 +6,51 @@ and values are whatever is in the cache: their values cost nothing, their number
 
 import itertools
 import time
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from benchmarks.engine.cases import Mixture
 from benchmarks.engine.engine_run import make_request
 from cluster.config import AdapterConfig, EngineConfig
 from cluster.domain.ids import RequestId, Slot
+from cluster.domain.request import SamplingParams
 from cluster.engine.execution.model_runner import ModelRunner
+from cluster.engine.execution.step_batches import StepBatches
 from cluster.engine.model.adapter_bank import make_bank
-from cluster.engine.model.model_loader import load_model
+from cluster.engine.model.model_loader import LoadedModel
 from cluster.engine.sequence import EngineSequence
 from cluster.engine.steps import ScheduledSequence, StepPlan
 from cluster.errors import EngineError
+from kernels.lora.bank import AdapterBank
+
+Part = tuple[EngineSequence, int, int]
+"""A sequence's part of a step: its first token, and the number of tokens."""
 
 
 class StepView:
     """A model runner without an engine, used from one thread."""
 
-    def __init__(self, model: Path, config: EngineConfig, adapter_config: AdapterConfig) -> None:
-        """Load the model; the calling thread gets the configuration's thread count.
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        config: EngineConfig,
+        adapter_config: AdapterConfig,
+        make: Callable[[AdapterBank], StepBatches] | None = None,
+    ) -> None:
+        """Give the model a runner; the calling thread gets the configuration's thread count.
+
+        Args:
+            loaded: the model.
+            config: of its engine.
+            adapter_config: of its bank, which is left empty.
+            make: makes the runner's batches over the bank; None: the device's own.
 
         Raises:
-            ModelSourceError: the model cannot be loaded.
+            ModelSourceError: the model cannot be run.
         """
-        loaded = load_model(model, config)
         self.bank = make_bank(loaded, config, adapter_config)
-        self._runner = ModelRunner(loaded, config, self.bank)
+        batches = None if make is None else make(self.bank)
+        self._runner = ModelRunner(loaded, config, self.bank, batches=batches)
         self._runner.start()
         self._block_size = config.block_size
         self._vocab_size = loaded.vocab_size
@@ -44,31 +62,43 @@ class StepView:
         """Measure the seconds of a step that computes a prompt of ``tokens`` tokens for each
         request."""
         sequences = self._sequences(mixtures, tokens, room=tokens + 1)
-        return self._execute(sequences, 0, tokens)
+        return self._execute([(sequence, 0, tokens) for sequence in sequences])
 
-    def decode(self, mixtures: Sequence[Mixture], context: int, steps: int) -> list[float]:
+    def decode(
+        self,
+        mixtures: Sequence[Mixture],
+        context: int,
+        steps: int,
+        sampling: SamplingParams | None = None,
+    ) -> list[float]:
         """Measure the seconds of ``steps`` decode steps in a row, the first after ``context``
-        tokens.
+        tokens; greedy unless ``sampling`` says otherwise.
 
         One more step is made before them and not counted: in it the batch's adapters are grouped,
         which a real batch does when it changes.
         """
-        sequences = self._sequences(mixtures, context, room=context + steps + 1)
+        sequences = self._sequences(mixtures, context, context + steps + 1, sampling)
         taken = []
         for done in range(steps + 1):
-            taken.append(self._execute(sequences, context - 1 + done, 1))
+            at = context - 1 + done
+            taken.append(self._execute([(sequence, at, 1) for sequence in sequences]))
         return taken[1:]
 
     def _sequences(
-        self, mixtures: Sequence[Mixture], tokens: int, room: int
+        self,
+        mixtures: Sequence[Mixture],
+        tokens: int,
+        room: int,
+        sampling: SamplingParams | None = None,
     ) -> list[EngineSequence]:
         blocks_each = -(-room // self._block_size)
         sequences = []
         for index, mixture in enumerate(mixtures):
             arrival = next(self._arrivals)
             prompt = [(31 * position + 7 * index) % self._vocab_size for position in range(tokens)]
+            asked = make_request(f"step-{arrival}", prompt, room)
             sequence = EngineSequence.create(
-                make_request(f"step-{arrival}", prompt, room),
+                asked if sampling is None else replace(asked, sampling=sampling),
                 namespace="bench",
                 adapters=tuple((Slot(slot), weight) for slot, weight in mixture),
                 stop_token_ids=frozenset(),
@@ -80,18 +110,18 @@ class StepView:
             sequences.append(sequence)
         return sequences
 
-    def _execute(self, sequences: Sequence[EngineSequence], start: int, count: int) -> float:
+    def _execute(self, parts: Sequence[Part]) -> float:
         plan = StepPlan(
             next(self._steps),
-            tuple(ScheduledSequence(sequence, start, count, True) for sequence in sequences),
+            tuple(ScheduledSequence(sequence, *place, samples=True) for sequence, *place in parts),
         )
-        seeds: dict[RequestId, int] = {sequence.request_id: 0 for sequence in sequences}
+        seeds: dict[RequestId, int] = {sequence.request_id: 0 for sequence, _, _ in parts}
         begin = time.perf_counter()
         output = self._runner.execute(plan, seeds)
         seconds = time.perf_counter() - begin
         if output.failed:
             raise EngineError(f"a step failed: {'; '.join(output.failed.values())}")
-        for sequence in sequences:
+        for sequence, start, count in parts:
             sequence.token_ids.append(output.token_ids[sequence.request_id])
             sequence.num_computed = start + count
         return seconds

@@ -20,6 +20,10 @@ _TILE_NBYTES = 2**14
 """Bytes of one tile of keys. Keys and values of two stages then take 64 KiB of shared memory, which
 leaves room for a second program per multiprocessor."""
 
+_TWO_PROGRAMS = 128
+"""Registers per thread with which two programs of 8 warps fit a multiprocessor. The compiler would
+take a few more; in half precision it spills nothing for it."""
+
 _STORE_BLOCK = 1024
 """Elements that a storing program copies at once: 8 per thread, one vector in half precision."""
 
@@ -182,6 +186,7 @@ def _prefill(
         BLOCK_D=_block_dim(dim),
         BLOCK_N=_block_keys(q),
         num_warps=4 if dim <= 64 else 8,  # the running sum takes 32 registers a thread, or 64
+        maxnreg=_TWO_PROGRAMS if dim > 64 and q.dtype is not torch.float32 else None,
         num_stages=2,
         enable_fp_fusion=True,
     )

@@ -18,11 +18,15 @@ TILE_COLUMNS = 128
 """Output columns of one expanding program: 256 bytes of a row of B in half precision."""
 
 SPLIT_FEATURES = 1024
-"""Input features per shrinking program in decode. A row's A x is then spread over enough programs
-to fill a GPU at small batches."""
+"""Input features of a partial sum, unless there would be too many. A row's A x is then spread over
+enough programs to fill a GPU at small batches."""
 
 MAX_SPLITS = 8
 """Partial sums per pair that an expanding program adds up, in order."""
+
+FEW_PROGRAMS = 264
+"""Shrinking programs of tiles below which each of their sums is divided: two for each
+multiprocessor of a large GPU."""
 
 
 _Term = tuple[int, int, float]
@@ -33,12 +37,12 @@ class Form(Enum):
     """The way that a step's rows are launched."""
 
     DECODE = "decode"  # one token per row: matrix times vector, bound by memory
-    RUNS = "runs"  # runs of tokens with one mixture: tiles of matrix products
+    RUNS = "runs"  # tiles of tokens with the same adapters: matrix products
 
 
 def split_count(in_features: int) -> int:
-    """Return the programs that divide a decode row's input features. It depends on the site alone,
-    so a row's sums have one order whatever the batch."""
+    """Return the partial sums that a row's input features are divided into. It depends on the site
+    alone, so a row's sums have one order whatever the batch."""
     return min(MAX_SPLITS, -(-in_features // SPLIT_FEATURES))
 
 
@@ -75,7 +79,8 @@ class TritonLoraBatch:
         self.counts = integers(max_rows)  # adapters of each row
         self.slots = integers(max_rows, max_pairs)
         self.pair_starts = integers(max_tokens)  # first pair of each token
-        self.tile_bounds = integers(max_tiles, 3)  # row, first token, end of the row's tokens
+        self.tile_bounds = integers(max_tiles, 3)  # a row, and its tile's bounds in tile_tokens
+        self.tile_tokens = integers(max_tokens)
         self.pair_weights = torch.zeros(max_tokens * max_pairs, device=device)  # fp32
         self.weights = self.pair_weights[:0]  # [pairs], those of the step
         self.pair_tokens = torch.zeros(0, dtype=torch.int64)  # [pairs], on the host
@@ -99,6 +104,16 @@ class TritonLoraBatch:
     def valid(self) -> bool:
         """True: the adapters it reads stay until the next ``update``."""
         return True
+
+    def tile_splits(self, site_index: int) -> int:
+        """Return the programs that share a sum of a prefill tile: one for each partial sum where
+        few tiles would leave a GPU idle and the scratch has room, else 1."""
+        site = self.bank.sites[site_index]
+        splits = split_count(site.in_features)
+        programs = self.tiles * self.longest * len(site.out_slices)
+        room = self.scratch.numel() // self.scratch_width
+        fits = len(self.pair_tokens) * splits <= room
+        return splits if programs < FEW_PROGRAMS and fits else 1
 
     def update(self, rows: Sequence[tuple[int, Mixture]], *, pad_to: int | None = None) -> bool:
         """Take over a step's rows.
@@ -149,9 +164,10 @@ class TritonLoraBatch:
         _send(lengths + [0] * (self.max_rows - len(terms)), self.counts)
         _send(slots, self.slots.view(-1))
         if self.form is Form.RUNS:
-            bounds = _token_tiles(counts, lengths)
+            bounds, tokens = _token_tiles(counts, terms)
             self.tiles = len(bounds) // 3
             _send(bounds, self.tile_bounds.view(-1))
+            _send(tokens, self.tile_tokens)
         self._fill_pairs(
             torch.tensor(counts, dtype=torch.int64), torch.tensor(lengths, dtype=torch.int64), terms
         )
@@ -188,17 +204,30 @@ def _send(values: Sequence[int], target: torch.Tensor) -> None:
     target[: len(host)].copy_(host, non_blocking=True)
 
 
-def _token_tiles(counts: Sequence[int], lengths: Sequence[int]) -> list[int]:
-    """Return (row, first token, end of the row's tokens) of each tile; rows without adapters have
-    none."""
-    bounds: list[int] = []
+def _token_tiles(
+    counts: Sequence[int], terms: Sequence[Sequence[_Term]]
+) -> tuple[list[int], list[int]]:
+    """Put tokens of rows that use the same adapters, whatever their weights, into tiles together.
+
+    Returns:
+        (a row with these adapters, first token, end of the tokens) of each tile, as places in the
+        second list; the tokens. Rows without adapters have none.
+    """
+    groups: dict[tuple[int, ...], tuple[int, list[int]]] = {}
     start = 0
-    for row, (count, length) in enumerate(zip(counts, lengths, strict=True)):
-        if length:
-            for first in range(start, start + count, TILE_TOKENS):
-                bounds += (row, first, start + count)
+    for row, (count, own) in enumerate(zip(counts, terms, strict=True)):
+        if own:
+            _, members = groups.setdefault(tuple(slot for _, slot, _ in own), (row, []))
+            members += range(start, start + count)
         start += count
-    return bounds
+    bounds: list[int] = []
+    tokens: list[int] = []
+    for row, members in groups.values():
+        end = len(tokens) + len(members)
+        for first in range(len(tokens), end, TILE_TOKENS):
+            bounds += (row, first, end)
+        tokens += members
+    return bounds, tokens
 
 
 def _column_tiles(widths: Sequence[int]) -> torch.Tensor:

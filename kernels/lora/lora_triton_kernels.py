@@ -1,8 +1,9 @@
-"""Multi-LoRA shrink and expand as Triton kernels.
+"""Multi-LoRA shrink and expand as Triton kernels; this file has those of single tokens.
 
 A row of y gets ``sum_k w[k] * B[slot_k] A[slot_k] x`` (scaling is folded into B) in two launches:
-shrinking writes ``w[k] * A x`` into an fp32 scratch, expanding adds ``B`` times it to y. Programs
-look up slots, weights, ranks and addresses when they run, so a captured graph follows the buffers.
+shrinking writes ``A x`` into an fp32 scratch, expanding adds ``B`` times it to y, and one of the
+two multiplies by ``w[k]``. Programs look up slots, weights, ranks and addresses when they run, so a
+captured graph follows the buffers.
 
 Every sum has one order: no atomics, and expanding adds pairs and partial sums in turn. Lanes
 outside a rank, a width or a row are masked, so nothing that is not this row's own is read.
@@ -20,7 +21,7 @@ import triton.language as tl
 
 
 @triton.jit
-def _adapter(addresses, extents, slot, site, sites, part, slices, dtype: tl.constexpr):
+def adapter_record(addresses, extents, slot, site, sites, part, slices, dtype: tl.constexpr):
     """Return the row of a slot's adapter, and its record at one slice of a site."""
     address = tl.load(addresses + slot)
     row = tl.multiple_of(address.to(tl.pointer_type(dtype)), 16)
@@ -78,7 +79,7 @@ def decode_shrink(
         return
     slot = tl.load(slots + token * slot_row + pair)
     dtype: tl.constexpr = x.dtype.element_ty
-    row, record = _adapter(addresses, extents, slot, site, sites, part, slices, dtype)
+    row, record = adapter_record(addresses, extents, slot, site, sites, part, slices, dtype)
     rank = tl.load(record).to(tl.int32)
     rank_start = tl.load(record + 1)
     a = row + tl.multiple_of(tl.load(record + 2), 16) + rank_start * in_features
@@ -160,7 +161,7 @@ def decode_expand(
         place = start + pair
         weight = tl.load(weights + place * weight_pair + part * weight_part)
         slot = tl.load(slots + token * slot_row + pair)
-        row, record = _adapter(addresses, extents, slot, site, sites, part, slices, dtype)
+        row, record = adapter_record(addresses, extents, slot, site, sites, part, slices, dtype)
         rank = tl.load(record).to(tl.int32)
         rank = tl.where(weight.to(tl.float32) == 0.0, 0, rank)
         b = row + tl.multiple_of(tl.load(record + 3), 16)
@@ -182,163 +183,3 @@ def decode_expand(
         target = y + token.to(tl.int64) * y_row + column + n
         base = tl.load(target, mask=inside, other=0.0).to(tl.float32)
         tl.store(target, (base + total).to(dtype), mask=inside)
-
-
-@triton.jit(
-    do_not_specialize=[
-        "weight_pair",
-        "weight_part",
-        "slot_row",
-        "site",
-        "sites",
-        "slices",
-        "scratch_width",
-    ]
-)
-def runs_shrink(
-    x,  # [T, in_features], rows x_row apart
-    scratch,  # [pairs, scratch_width] fp32
-    addresses,
-    extents,
-    counts,
-    slots,
-    pair_starts,  # [T], each token's first pair
-    weights,  # by pair
-    tile_bounds,
-    weight_pair,
-    weight_part,
-    slot_row,
-    x_row,
-    site,
-    sites,
-    slices,
-    in_features,
-    scratch_width,
-    BLOCK_M: tl.constexpr,
-    BLOCK_R: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-):
-    """Compute one tile of a row's tokens, pair and slice per program."""
-    tile = tile_bounds + tl.program_id(0) * 3
-    pair = tl.program_id(1)
-    part = tl.program_id(2)
-    run = tl.load(tile)
-    if pair >= tl.load(counts + run):
-        return
-    t = tl.load(tile + 1) + tl.arange(0, BLOCK_M)
-    own = t < tl.load(tile + 2)
-    place = tl.load(pair_starts + t, mask=own, other=0) + pair
-    weight = tl.load(weights + place * weight_pair + part * weight_part, mask=own, other=0.0)
-    weight = weight.to(tl.float32)
-    live = weight != 0.0
-    slot = tl.load(slots + run * slot_row + pair)
-    dtype: tl.constexpr = x.dtype.element_ty
-    row, record = _adapter(addresses, extents, slot, site, sites, part, slices, dtype)
-    rank = tl.load(record).to(tl.int32)
-    rank = tl.where(tl.max(live.to(tl.int32), axis=0) == 0, 0, rank)
-    rank_start = tl.load(record + 1)
-    a = row + tl.multiple_of(tl.load(record + 2), 16) + rank_start * in_features
-    rows = x + t.to(tl.int64)[:, None] * x_row
-    shrunk = scratch + (place.to(tl.int64) * scratch_width + rank_start)[:, None]
-    for rank_first in range(0, rank, BLOCK_R):
-        r = rank_first + tl.arange(0, BLOCK_R)
-        z = tl.full([BLOCK_M, BLOCK_R], 0.0, tl.float32)
-        for feature in range(0, in_features, BLOCK_N):
-            n = feature + tl.arange(0, BLOCK_N)
-            inside = n < in_features
-            values = tl.load(rows + n[None, :], mask=live[:, None] & inside[None, :], other=0.0)
-            block = tl.load(
-                a + r[None, :] * in_features + n[:, None],
-                mask=(r < rank)[None, :] & inside[:, None],
-                other=0.0,
-            )
-            z = tl.dot(values, block, z, input_precision="ieee")
-        tl.store(shrunk + r[None, :], z * weight[:, None], mask=live[:, None] & (r < rank)[None, :])
-
-
-@triton.jit(
-    do_not_specialize=[
-        "weight_pair",
-        "weight_part",
-        "slot_row",
-        "site",
-        "sites",
-        "slices",
-        "scratch_width",
-    ]
-)
-def runs_expand(
-    y,  # [T, out_features], rows y_row apart
-    scratch,  # [pairs, scratch_width] fp32
-    addresses,
-    extents,
-    counts,
-    slots,
-    pair_starts,  # [T], each token's first pair
-    weights,  # by pair
-    tile_bounds,
-    column_tiles,
-    weight_pair,
-    weight_part,
-    slot_row,
-    y_row,
-    site,
-    sites,
-    slices,
-    scratch_width,
-    ALIGNED: tl.constexpr,  # all slices' widths are multiples of 16
-    BLOCK_M: tl.constexpr,
-    BLOCK_R: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-):
-    """Compute one tile of a row's tokens and tile of columns per program, over the row's pairs in
-    order."""
-    bounds = tile_bounds + tl.program_id(0) * 3
-    tile = column_tiles + tl.program_id(1) * 4
-    run = tl.load(bounds)
-    t = tl.load(bounds + 1) + tl.arange(0, BLOCK_M)
-    own = t < tl.load(bounds + 2)
-    part = tl.load(tile)
-    first = tl.multiple_of(tl.load(tile + 1), BLOCK_N)
-    width = tl.load(tile + 2)
-    column = tl.load(tile + 3)
-    if ALIGNED:
-        width = tl.multiple_of(width, 16)
-        column = tl.multiple_of(column, 16)
-    n = first + tl.arange(0, BLOCK_N)
-    inside = n < width
-    dtype: tl.constexpr = y.dtype.element_ty
-    total = tl.full([BLOCK_M, BLOCK_N], 0.0, tl.float32)
-    touched = tl.full([BLOCK_M], 0, tl.int32)
-    starts = tl.load(pair_starts + t, mask=own, other=0)
-    for pair in range(tl.load(counts + run)):
-        place = starts + pair
-        weight = tl.load(weights + place * weight_pair + part * weight_part, mask=own, other=0.0)
-        live = weight.to(tl.float32) != 0.0
-        slot = tl.load(slots + run * slot_row + pair)
-        row, record = _adapter(addresses, extents, slot, site, sites, part, slices, dtype)
-        rank = tl.load(record).to(tl.int32)
-        rank = tl.where(tl.max(live.to(tl.int32), axis=0) == 0, 0, rank)
-        b = row + tl.multiple_of(tl.load(record + 3), 16)
-        shrunk = place.to(tl.int64) * scratch_width + tl.load(record + 1)
-        added = tl.full([BLOCK_M, BLOCK_N], 0.0, tl.float32)
-        for rank_first in range(0, rank, BLOCK_R):
-            r = rank_first + tl.arange(0, BLOCK_R)
-            z = tl.load(
-                scratch + shrunk[:, None] + r[None, :],
-                mask=live[:, None] & (r < rank)[None, :],
-                other=0.0,
-            )
-            block = tl.load(
-                b + r[:, None] * width + n[None, :],
-                mask=(r < rank)[:, None] & inside[None, :],
-                other=0.0,
-            )
-            added = tl.dot(z.to(dtype), block, added, input_precision="ieee")
-        # A token that this pair does not touch must not meet its B, finite or not.
-        total += tl.where(live[:, None], added, 0.0)
-        touched += tl.where(live, rank, 0)
-    mask = (touched > 0)[:, None] & inside[None, :]
-    target = y + t.to(tl.int64)[:, None] * y_row + (column + n)[None, :]
-    base = tl.load(target, mask=mask, other=0.0).to(tl.float32)
-    tl.store(target, (base + total).to(dtype), mask=mask)

@@ -12,12 +12,8 @@ from kernels.lora.lora_triton_batch import (
     TritonLoraBatch,
     split_count,
 )
-from kernels.lora.lora_triton_kernels import (
-    decode_expand,
-    decode_shrink,
-    runs_expand,
-    runs_shrink,
-)
+from kernels.lora.lora_triton_kernels import decode_expand, decode_shrink
+from kernels.lora.lora_triton_tiles import runs_expand, runs_shrink
 
 _SHRINK_FEATURES = 256
 """Features that a shrinking program in decode takes at once: 16 ranks x 256 features are 8 KiB in
@@ -26,6 +22,10 @@ half precision, in flight per program, and 32 fp32 accumulators per thread of 4 
 _TILE_FEATURES = 64
 """Features of one step of a tiled shrink: with two stages, 24 KiB of shared memory in half
 precision and 48 KiB in fp32, which every supported GPU has for two programs per multiprocessor."""
+
+_TWO_PROGRAMS = 128
+"""Registers per thread with which two programs of 8 warps fit a multiprocessor. The compiler would
+take a few more; in half precision it spills at most some bytes for it."""
 
 _RANKS = 16
 """Ranks taken at once where rank is the summed dimension: the least a tensor core product takes."""
@@ -94,7 +94,6 @@ def _decode(
     site, table = batch.bank.sites[site_index], batch.table
     columns = batch.column_tiles[site_index]
     splits = split_count(site.in_features)
-    chunk = -(-site.in_features // (splits * _SHRINK_FEATURES)) * _SHRINK_FEATURES
     shared = (
         table.addresses,
         table.extents,
@@ -113,7 +112,7 @@ def _decode(
         x.stride(0),
         *place,
         site.in_features,
-        chunk,
+        _chunk(site.in_features, _SHRINK_FEATURES),
         batch.longest,
         splits,
         batch.scratch_width,
@@ -155,15 +154,19 @@ def _runs(
     )
     strides = (*weights.stride(), batch.max_pairs)
     place = (site_index, len(batch.bank.sites), table.slices)
-    runs_shrink[(batch.tiles, batch.longest, len(site.out_slices))](
+    splits = batch.tile_splits(site_index)
+    runs_shrink[(batch.tiles, batch.longest, len(site.out_slices) * splits)](
         x,
         batch.scratch,
         *shared,
         batch.tile_bounds,
+        batch.tile_tokens,
         *strides,
         x.stride(0),
         *place,
         site.in_features,
+        _chunk(site.in_features, _TILE_FEATURES),
+        splits,
         batch.scratch_width,
         BLOCK_M=TILE_TOKENS,
         BLOCK_R=_TILE_RANKS,
@@ -177,16 +180,24 @@ def _runs(
         batch.scratch,
         *shared,
         batch.tile_bounds,
+        batch.tile_tokens,
         columns,
         *strides,
         y.stride(0),
         *place,
+        splits,
         batch.scratch_width,
         ALIGNED=batch.aligned[site_index],
         BLOCK_M=TILE_TOKENS,
         BLOCK_R=_RANKS,
         BLOCK_N=TILE_COLUMNS,
         num_warps=8,  # 2 x [64, 128] fp32 accumulators: 64 registers a thread
+        maxnreg=None if x.dtype is torch.float32 else _TWO_PROGRAMS,
         num_stages=2,
         enable_fp_fusion=True,
     )
+
+
+def _chunk(in_features: int, block: int) -> int:
+    """Return the features of a partial sum, a multiple of the features taken at once."""
+    return -(-in_features // (split_count(in_features) * block)) * block

@@ -26,6 +26,7 @@ class SlotTable:
         self.addresses = torch.zeros(bank.slots, dtype=torch.int64, device=bank.device)
         self.extents = torch.zeros(shape, dtype=torch.int64, device=bank.device)
         self._known: dict[int, tuple[AdapterLayout, int]] = {}
+        self._extents_of: dict[int, tuple[AdapterLayout, torch.Tensor]] = {}  # by id of layouts
 
     def refresh(self, slots: Iterable[int]) -> tuple[torch.Tensor, ...]:
         """Bring these slots up to date, with one small transfer where any has changed.
@@ -37,44 +38,55 @@ class SlotTable:
             ValueError: an empty slot.
         """
         rows: list[torch.Tensor] = []
-        changed: list[int] = []
+        moved: list[int] = []
+        reshaped: list[int] = []
         for slot in slots:
             entry = self._bank.entry(slot)
             row = entry.lane.row(entry.position)
-            state = (entry.lane.layout, row.data_ptr())
+            layout, address = entry.lane.layout, row.data_ptr()
             rows.append(row)
             known = self._known.get(slot)
-            if known is None or known[0] is not state[0] or known[1] != state[1]:
-                self._known[slot] = state
-                changed.append(slot)
-        if changed:
-            self._write(changed)
+            if known is None or known[1] != address:
+                moved.append(slot)
+            if known is None or known[0] is not layout:
+                reshaped.append(slot)
+            self._known[slot] = (layout, address)
+        if moved:
+            addresses = torch.tensor([self._known[slot][1] for slot in moved])
+            self._write(self.addresses, moved, addresses)
+        if reshaped:
+            extents = [self._extents(self._known[slot][0]) for slot in reshaped]
+            self._write(self.extents, reshaped, torch.stack(extents))
+            known_ids = {id(layout) for layout, _ in self._known.values()}
+            self._extents_of = {i: own for i, own in self._extents_of.items() if i in known_ids}
         return tuple(rows)
 
-    def _write(self, slots: list[int]) -> None:
-        device = self._bank.device
-        states = [self._known[slot] for slot in slots]
-        extents = torch.stack(
-            [layout_extents(self._bank.sites, layout, self.slices) for layout, _ in states]
-        )
-        index = torch.tensor(slots).to(device, non_blocking=True)
-        addresses = torch.tensor([address for _, address in states])
-        self.addresses.index_copy_(0, index, addresses.to(device, non_blocking=True))
-        self.extents.index_copy_(0, index, extents.to(device, non_blocking=True))
+    def _extents(self, layout: AdapterLayout) -> torch.Tensor:
+        """Return a layout's extents, worked out once for all slots that have it."""
+        if id(layout) not in self._extents_of:  # comparing layouts by value takes longer
+            extents = layout_extents(self._bank.sites, layout, self.slices)
+            self._extents_of[id(layout)] = layout, extents
+        return self._extents_of[id(layout)][1]
+
+    def _write(self, table: torch.Tensor, slots: list[int], values: torch.Tensor) -> None:
+        index = torch.tensor(slots).to(table.device, non_blocking=True)
+        table.index_copy_(0, index, values.to(table.device, non_blocking=True))
 
 
 def layout_extents(
     sites: tuple[FusedSite, ...], layout: AdapterLayout, slices: int
 ) -> torch.Tensor:
     """Return [sites, slices, RECORD] int64 of one layout; rank 0 for a missing module."""
-    extents = torch.zeros((len(sites), slices, RECORD), dtype=torch.int64)
-    for index, (site, place) in enumerate(zip(sites, layout.sites, strict=True)):
-        columns = {part.column: part for part in place.slices}
-        column = 0
-        for number, (_, width) in enumerate(site.out_slices):
-            part = columns.get(column)
-            if part is not None:
-                record = (part.rank, part.rank_start, place.offset, part.offset)
-                extents[index, number] = torch.tensor(record)
-            column += width
-    return extents
+    numbers: list[int] = []
+    for place in layout.sites:
+        records = [0] * (slices * RECORD)
+        for part in place.slices:
+            first = part.index * RECORD
+            records[first : first + RECORD] = (
+                part.rank,
+                part.rank_start,
+                place.offset,
+                part.offset,
+            )
+        numbers += records
+    return torch.tensor(numbers).view(len(sites), slices, RECORD)

@@ -125,6 +125,7 @@ class DecodeGraphs:
         self._paged, self._lora, self._head = paged, lora, head
         self._buckets = tuple(buckets)
         self._inputs = torch.zeros((2, max(buckets)), dtype=torch.int64, device=device)
+        self._logits: torch.Tensor | None = None  # of all steps, for the largest bucket
         self._steps: dict[tuple[int, bool], CapturedStep] = {}
         self._filled: tuple[int, list[tuple[int, Mixture]]] | None = None  # what ``lora`` holds
         self._working = False  # whether they have adapters
@@ -138,7 +139,7 @@ class DecodeGraphs:
                 def compute(
                     inputs: torch.Tensor = inputs, adapters: bool = adapters
                 ) -> torch.Tensor:
-                    return forward(inputs, adapters)
+                    return self._keep(forward(inputs, adapters))
 
                 self._steps[bucket, adapters] = capture(compute)
 
@@ -173,6 +174,12 @@ class DecodeGraphs:
             assert self._head is not None
             self._head.add(step.logits)
         return step.logits[: len(rows)]
+
+    def _keep(self, logits: torch.Tensor) -> torch.Tensor:
+        """Copy a step's logits to where those of all steps are kept, so that none keeps its own."""
+        if self._logits is None:  # the largest bucket's, before it is captured
+            self._logits = torch.empty_like(logits)
+        return self._logits[: logits.shape[0]].copy_(logits)
 
     def forget_rows(self) -> None:
         """Note that the LoRA batch was filled for something else, say an uncaptured step."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from cluster.config import AdapterConfig, EngineConfig
-from cluster.engine.execution.cuda_graphs import decode_buckets
 from cluster.engine.memory.model_shape import ModelShape
 from kernels.attention import attention_triton_batch as paged
 from kernels.lora import lora_triton_batch as lora
@@ -14,8 +13,8 @@ SITES_PER_LAYER = 4
 """q/k/v, o, gate/up and down."""
 SLICES = 3
 """Most linears of one site: q, k and v."""
-VARIANTS = 2
-"""Captured steps of each bucket: the base alone, and with adapters."""
+GRAPH_LOGITS = 2
+"""Copies of the largest captured step's logits: its own, and those that all steps share."""
 
 
 def batch_bytes(shape: ModelShape, engine: EngineConfig, adapters: AdapterConfig) -> int:
@@ -40,7 +39,7 @@ def batch_bytes(shape: ModelShape, engine: EngineConfig, adapters: AdapterConfig
 def _lora_bytes(shape: ModelShape, adapters: AdapterConfig, rows: int, tokens: int) -> int:
     """Return the bytes of a ``TritonLoraBatch``."""
     pairs = adapters.max_mixture
-    places = INT32 * (rows * (1 + pairs) + tokens + 3 * (rows + tokens // lora.TILE_TOKENS))
+    places = INT32 * (rows * (1 + pairs) + 2 * tokens + 3 * (rows + tokens // lora.TILE_TOKENS))
     splits = lora.split_count(max(shape.hidden, shape.inner, shape.heads * shape.head_dim))
     width = adapters.max_rank * SLICES
     scratch = FLOAT32 * pairs * (tokens + max(tokens, rows * splits) * width)
@@ -56,8 +55,8 @@ def attention_bytes(shape: ModelShape, engine: EngineConfig) -> int:
 
 
 def graph_bytes(shape: ModelShape, engine: EngineConfig, item: int, copies: int) -> int:
-    """Return the bytes of the pool that captured steps share: each keeps its logits, and the
-    largest its activations, which the smaller ones use again.
+    """Return the bytes that captured steps share: logits, and the largest one's activations, which
+    the smaller ones use again.
 
     Args:
         shape: of the base model.
@@ -67,8 +66,7 @@ def graph_bytes(shape: ModelShape, engine: EngineConfig, item: int, copies: int)
     """
     if not engine.cuda_graphs:
         return 0
-    buckets = decode_buckets(engine.max_batch_size)
-    logits = VARIANTS * sum(buckets) * shape.vocabulary * item
+    logits = GRAPH_LOGITS * engine.max_batch_size * shape.vocabulary * item
     activations = engine.max_batch_size * shape.inner * item * copies
     return logits + activations + attention_bytes(shape, engine)
 

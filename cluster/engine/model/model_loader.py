@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,8 +53,14 @@ class LoadedModel:
         return len(self.sites) - 1
 
 
-def load_model(model_dir: Path, config: EngineConfig) -> LoadedModel:
+ReadModel = Callable[[Path, torch.dtype], nn.Module]
+"""Returns transformers' model of a folder, with weights of a dtype."""
+
+
+def load_model(model_dir: Path, config: EngineConfig, read: ReadModel | None = None) -> LoadedModel:
     """Loads ``model_dir`` (config.json and safetensors) as ``config`` asks.
+
+    ``read`` makes the model in place of transformers, say with random weights.
 
     Raises:
         ModelSourceError: the folder cannot be read, or the model is of a kind not supported.
@@ -69,7 +75,7 @@ def load_model(model_dir: Path, config: EngineConfig) -> LoadedModel:
         raise ModelSourceError(f"{model_dir}: config.json cannot be used: {error}") from error
     max_model_len = limit_model_len(hf_config, config.max_model_len)
     check_config(hf_config)
-    model = _from_pretrained(model_dir, dtype)
+    model = (read or _from_pretrained)(model_dir, dtype)
     layers = decoder_layers(model)
     check_layers(model, layers)
     model.to(device).eval().requires_grad_(False)

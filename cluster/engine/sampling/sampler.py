@@ -9,12 +9,13 @@ unlike an order by probability, it does not jump when two near-equal probabiliti
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Self
 
 import torch
 
 from cluster.domain.request import SamplingParams, TokenLogprobs
 from cluster.engine.sampling.logit_adjustment import LogitAdjustment, adjust_logits, adjustment_of
+from cluster.engine.sampling.row_numbers import RowNumbers, send
 from cluster.engine.sequence import EngineSequence
 from cluster.errors import EngineError
 
@@ -24,7 +25,6 @@ NUCLEUS_CANDIDATES = 256
 LOGPROB_ROWS = 64
 """Rows whose log-probabilities are computed at once: a copy of their logits is made."""
 
-_FLOAT32 = torch.finfo(torch.float32)
 _MASK = (1 << 64) - 1
 _GOLDEN = 0x9E3779B97F4A7C15
 
@@ -126,7 +126,7 @@ def sample(logits: torch.Tensor, rows: Sequence[SamplingRow]) -> SampledTokens:
     shaped = logits
     adjusted = [i for i, row in enumerate(rows) if row.adjustment is not None]
     if adjusted:
-        index = torch.tensor(adjusted, device=logits.device)
+        index = send(torch.tensor(adjusted), logits.device)
         part = logits[index]
         adjust_logits(part, [row.adjustment for row in rows if row.adjustment is not None])
         best, best_ids = part.max(dim=-1)
@@ -135,15 +135,18 @@ def sample(logits: torch.Tensor, rows: Sequence[SamplingRow]) -> SampledTokens:
         finite &= torch.isfinite(maxima)
         if any(rows[i].temperature > 0 for i in adjusted):
             shaped = logits.index_copy(0, index, part)
+    told = [token_ids, finite.long()]
     drawn = [i for i, row in enumerate(rows) if row.temperature > 0]
     if drawn:
-        chosen = [rows[i] for i in drawn]
-        if len(drawn) == len(rows):
-            token_ids = _draw(shaped, maxima, chosen)
-        else:
-            at = torch.tensor(drawn, device=logits.device)
-            token_ids[at] = _draw(shaped[at], maxima[at], chosen)
-    tokens, valid = torch.stack((token_ids, finite.long())).tolist()
+        told[0], flat = _draw(shaped, maxima, token_ids, rows, drawn)
+        if flat is not None:
+            told.append(flat)
+    tokens, valid, *flat_rows = torch.stack(told).tolist()  # the host waits here, and once
+    again = [i for flags in flat_rows for i, flag in enumerate(flags) if flag]
+    if again:
+        whole, _ = _draw(shaped, maxima, token_ids, rows, again, whole=True)
+        for i, token in zip(again, whole[again].tolist(), strict=True):
+            tokens[i] = token
     return SampledTokens(
         tuple(tokens),
         _logprobs(logits, tokens, rows),
@@ -151,70 +154,104 @@ def sample(logits: torch.Tensor, rows: Sequence[SamplingRow]) -> SampledTokens:
     )
 
 
-def _draw(logits: torch.Tensor, maxima: torch.Tensor, rows: Sequence[SamplingRow]) -> torch.Tensor:
-    """Draw token ids [rows] by inverse transform over the truncated distribution."""
-    options: dict[str, Any] = {"device": logits.device, "dtype": torch.float32}
-    temperature = torch.tensor([row.temperature for row in rows], **options)
-    # As 0 a likeliest token, and as infinity an impossible one, would have the probability NaN.
-    temperature.clamp_(_FLOAT32.tiny, _FLOAT32.max)
-    probs = ((logits - maxima[:, None]) / temperature[:, None]).softmax(dim=-1)
-    vocab = probs.shape[1]
+def _draw(
+    logits: torch.Tensor,
+    maxima: torch.Tensor,
+    token_ids: torch.Tensor,
+    rows: Sequence[SamplingRow],
+    drawn: Sequence[int],
+    *,
+    whole: bool = False,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Draw the tokens of some rows by inverse transform over the truncated distribution.
 
-    limited = [i for i, row in enumerate(rows) if 0 < row.top_k < vocab]
-    if limited:
-        probs = _keep_top_k(probs, limited, [rows[i].top_k for i in limited])
-    nucleus = [i for i, row in enumerate(rows) if row.top_p < 1]
-    if nucleus:
-        probs = _keep_top_p(probs, nucleus, [rows[i].top_p for i in nucleus])
-    floored = [i for i, row in enumerate(rows) if row.min_p > 0]
-    if floored:
-        probs = _keep_min_p(probs, floored, [rows[i].min_p for i in floored])
+    Args:
+        logits: [rows, vocabulary].
+        maxima: [rows], largest logits.
+        token_ids: [rows], of the rows that do not draw.
+        rows: all of the step.
+        drawn: the indices of those that draw.
+        whole: True to sort the whole vocabulary for top-p.
 
-    cumulative = probs.double().cumsum(dim=-1)
+    Returns:
+        The token ids [rows], and [rows] int64, 1 for rows whose candidates are too few for their
+        top-p: these must be drawn again by the whole vocabulary. None: no row asks for top-p.
+    """
+    chosen = [rows[i] for i in drawn]
+    vocab = logits.shape[1]
+    uniforms = [uniform(row.seed, row.index) for row in chosen]
+    numbers = RowNumbers.of(chosen, drawn, uniforms, vocab, logits.device)
+    every = len(drawn) == len(rows)
+    if not every:
+        logits, maxima = logits[numbers.places], maxima[numbers.places]
+    probs = (logits - maxima[:, None]).div_(numbers.temperature[:, None]).softmax(dim=-1)
+    if len(numbers.limited):
+        probs = _keep_top_k(probs, numbers)
+    flat = None
+    if len(numbers.nucleus):
+        probs, lacking = _keep_top_p(probs, numbers, whole=whole)
+        if lacking is not None:
+            flat = torch.zeros_like(token_ids)
+            flat[numbers.places[numbers.nucleus]] = lacking
+    if len(numbers.floored):
+        probs = _keep_min_p(probs, numbers)
+
+    cumulative = probs.double().cumsum_(dim=-1)
     total = cumulative[:, -1]
-    u = torch.tensor(
-        [uniform(row.seed, row.index) for row in rows], device=logits.device, dtype=torch.float64
-    )
     # u < 1, but u * total may round up to total, which no entry exceeds.
-    target = torch.minimum(u * total, torch.nextafter(total, torch.zeros_like(total)))
-    token_ids = torch.searchsorted(cumulative, target[:, None], right=True)[:, 0]
-    return token_ids.clamp_(max=vocab - 1)
+    target = torch.minimum(numbers.uniform * total, total.nextafter(torch.zeros_like(total)))
+    found = torch.searchsorted(cumulative, target[:, None], right=True)[:, 0].clamp_(max=vocab - 1)
+    return (found if every else token_ids.index_copy(0, numbers.places, found)), flat
 
 
-def _keep_top_k(probs: torch.Tensor, at: list[int], top_k: list[int]) -> torch.Tensor:
+def _keep_top_k(probs: torch.Tensor, numbers: RowNumbers) -> torch.Tensor:
     """Zeroes what is less likely than the k-th of its row; equals of the k-th are kept."""
-    index = torch.tensor(at, device=probs.device)
-    part = probs[index]
-    values = part.topk(max(top_k), dim=-1).values
-    threshold = values.gather(1, torch.tensor(top_k, device=probs.device)[:, None] - 1)
+    part = probs[numbers.limited]
+    values = part.topk(numbers.most_k, dim=-1).values
+    threshold = values.gather(1, numbers.top_k[:, None] - 1)
     part = part.masked_fill(part < threshold, 0.0)
-    return probs.index_copy(0, index, part / part.sum(dim=-1, keepdim=True))
+    return probs.index_copy(0, numbers.limited, part / part.sum(dim=-1, keepdim=True))
 
 
-def _keep_top_p(probs: torch.Tensor, at: list[int], top_p: list[float]) -> torch.Tensor:
+def _keep_top_p(
+    probs: torch.Tensor, numbers: RowNumbers, *, whole: bool
+) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Zeroes what lies outside the smallest set of likeliest tokens whose mass reaches top_p.
 
     The item that crosses the threshold is kept, and so are its equals.
+
+    Returns:
+        The probabilities, and which of the nucleus rows [n] int64 would need more candidates than
+        were looked at; None if none would.
     """
-    index = torch.tensor(at, device=probs.device)
-    part = probs[index]
-    p = torch.tensor(top_p, device=probs.device, dtype=probs.dtype)[:, None]
-    values = part.topk(min(NUCLEUS_CANDIDATES, part.shape[1]), dim=-1).values
-    if values.shape[1] < part.shape[1] and bool((values.sum(dim=-1, keepdim=True) < p).any()):
+    part = probs[numbers.nucleus]
+    lacking = None
+    if not whole and part.shape[1] > NUCLEUS_CANDIDATES:
+        values = part.topk(NUCLEUS_CANDIDATES, dim=-1).values
+        lacking = (values.sum(dim=-1) < numbers.top_p).long()
+        if answers_at_once(part.device):
+            whole, lacking = bool(lacking.any()), None
+    else:
+        whole = True
+    if whole:
         values = part.sort(dim=-1, descending=True).values
     before = values.cumsum(dim=-1) - values
-    kept = (before < p).sum(dim=-1, keepdim=True).clamp_(min=1)
+    kept = (before < numbers.top_p[:, None]).sum(dim=-1, keepdim=True).clamp_(min=1)
     threshold = values.gather(1, kept - 1)
-    return probs.index_copy(0, index, part.masked_fill(part < threshold, 0.0))
+    part = part.masked_fill(part < threshold, 0.0)
+    return probs.index_copy(0, numbers.nucleus, part), lacking
 
 
-def _keep_min_p(probs: torch.Tensor, at: list[int], min_p: list[float]) -> torch.Tensor:
+def answers_at_once(device: torch.device) -> bool:
+    """Return whether the host can ask for a number there without waiting for it."""
+    return device.type == "cpu"
+
+
+def _keep_min_p(probs: torch.Tensor, numbers: RowNumbers) -> torch.Tensor:
     """Zeroes what is less likely than min_p times the likeliest (arXiv 2407.01082, section 3)."""
-    index = torch.tensor(at, device=probs.device)
-    part = probs[index]
-    p = torch.tensor(min_p, device=probs.device, dtype=probs.dtype)[:, None]
-    threshold = p * part.max(dim=-1, keepdim=True).values
-    return probs.index_copy(0, index, part.masked_fill(part < threshold, 0.0))
+    part = probs[numbers.floored]
+    threshold = numbers.min_p[:, None] * part.max(dim=-1, keepdim=True).values
+    return probs.index_copy(0, numbers.floored, part.masked_fill(part < threshold, 0.0))
 
 
 def token_logprobs(
@@ -231,7 +268,7 @@ def token_logprobs(
     for start in range(0, len(tokens), LOGPROB_ROWS):
         end = start + LOGPROB_ROWS
         log_probs = logits[start:end].log_softmax(dim=-1)
-        ids = torch.tensor(tokens[start:end], device=logits.device)[:, None]
+        ids = send(torch.tensor(tokens[start:end]), logits.device)[:, None]
         chosen = log_probs.gather(1, ids)[:, 0].tolist()
         most = min(max(tops[start:end]), logits.shape[1])
         top_values, top_ids = (part.tolist() for part in log_probs.topk(most, dim=-1))
@@ -252,7 +289,7 @@ def _logprobs(
     if not wanted:
         return tuple(answers)
     entries = token_logprobs(
-        logits[torch.tensor(wanted, device=logits.device)],
+        logits[send(torch.tensor(wanted), logits.device)],
         [tokens[i] for i in wanted],
         [rows[i].logprobs or 0 for i in wanted],
     )

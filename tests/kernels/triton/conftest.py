@@ -19,6 +19,7 @@ _KERNEL_MODULES = (
     "kernels.attention.attention_triton_kernels",
     "kernels.attention.attention_triton_ops",
     "kernels.lora.lora_triton_kernels",
+    "kernels.lora.lora_triton_tiles",
     "kernels.lora.lora_triton_ops",
 )
 

@@ -2,7 +2,7 @@
 
 Triton's compiler and assembler need no device. What they say about a kernel is checked: that rows
 of adapters and of the cache move as vectors, that tiles use tensor cores, that next to nothing is
-spilled.
+spilled, that no multiprocessor is left to a single program.
 """
 
 import importlib
@@ -25,8 +25,17 @@ from kernels.lora.sites import FusedSite
 VECTOR_LOAD = r"ld\.global\.v4|cp\.async\.cg\.shared\.global \[[^\]]*\], \[[^\]]*\], 0x10"
 TENSOR_CORE = r"mma\.sync|wgmma\.mma_async"
 
-SPILLED = 16
+SPILLED = 24
 """Bytes per thread: the assembler gives up some invariants for one more program at a time."""
+
+REGISTERS = 64 * 1024
+"""Of a multiprocessor; a thread's come in eights."""
+
+SHARED = {80: 164 * 1024, 90: 228 * 1024}
+"""Bytes of shared memory of a multiprocessor, by capability."""
+
+OWN_SHARED = 1024
+"""Bytes that the driver takes of it for each program."""
 
 _TYPES = {torch.bfloat16: "*bf16", torch.float32: "*fp32", torch.int32: "*i32", torch.int64: "*i64"}
 
@@ -65,15 +74,24 @@ def compiled(launch, capability):
     return triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
 
 
-def stack_bytes(cubin, folder):
-    """Return the bytes per thread that registers have no room for."""
+def usage(cubin, folder):
+    """Return the registers of a thread, and its bytes that registers have no room for."""
     path = folder / "kernel.cubin"
     path.write_bytes(cubin)
     tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
-    usage = subprocess.run(
+    told = subprocess.run(
         [tool, "-res-usage", path], capture_output=True, text=True, check=True
     ).stdout
-    return int(re.search(r"STACK:(\d+)", usage).group(1))
+    return tuple(int(re.search(rf"{word}:(\d+)", told).group(1)) for word in ("REG", "STACK"))
+
+
+def check_usage(launch, code, capability, folder):
+    """Assert that next to nothing is spilled, and that a multiprocessor holds two programs."""
+    registers, spilled = usage(code.asm["cubin"], folder)
+    assert spilled <= SPILLED, launch.name
+    threads = 32 * launch.options["num_warps"]
+    assert 2 * threads * -(-registers // 8) * 8 <= REGISTERS, (launch.name, registers)
+    assert 2 * (code.metadata.shared + OWN_SHARED) <= SHARED[capability], launch.name
 
 
 def lora_launches(record_launches):
@@ -116,7 +134,7 @@ def test_lora_kernels(record_launches, capability, tmp_path):
         assert re.search(VECTOR_LOAD, code.asm["ptx"]), launch.name
         tiled = launch.name.startswith("run")
         assert bool(re.search(TENSOR_CORE, code.asm["ptx"])) == tiled, launch.name
-        assert stack_bytes(code.asm["cubin"], tmp_path) <= SPILLED, launch.name
+        check_usage(launch, code, capability, tmp_path)
 
 
 def test_attention_kernels(record_launches, tmp_path):
@@ -127,5 +145,4 @@ def test_attention_kernels(record_launches, tmp_path):
         assert re.search(VECTOR_LOAD, code.asm["ptx"]), launch.name
         tiled = launch.name in ("decode", "prefill")
         assert bool(re.search(TENSOR_CORE, code.asm["ptx"])) == tiled, launch.name
-        assert stack_bytes(code.asm["cubin"], tmp_path) <= SPILLED, launch.name
-        assert code.metadata.shared <= 99 * 1024, launch.name
+        check_usage(launch, code, 90, tmp_path)

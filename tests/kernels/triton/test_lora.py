@@ -11,7 +11,12 @@ from hypothesis import strategies as st
 from kernels.lora.bank import AdapterBank
 from kernels.lora.lora_batch import LoraBatch
 from kernels.lora.lora_reference import add_lora_reference
-from kernels.lora.lora_triton_batch import TILE_TOKENS, Form, TritonLoraBatch
+from kernels.lora.lora_triton_batch import (
+    FEW_PROGRAMS,
+    TILE_TOKENS,
+    Form,
+    TritonLoraBatch,
+)
 from kernels.lora.lora_triton_dispatch import add_lora_operator, available
 from kernels.lora.sites import FusedSite
 from kernels.tolerances import assert_close
@@ -229,6 +234,50 @@ def test_a_row_alone_has_the_same_bits_as_in_company(count):
         batch.update([row])
         add_lora(alone, x[own], 0, batch)
         assert torch.equal(together[own], alone)
+
+
+@pytest.mark.parametrize("rank", [3, 40])
+def test_a_sum_that_programs_share_has_the_same_bits(monkeypatch, rank):
+    sites = (FusedSite("down", 2600, (("down", 20),)),)
+    adapters = {0: make_adapter(rank, sites=sites), 1: make_adapter(2, sites=sites)}
+    batch = make_batch(make_bank(adapters, sites))
+    rows = [(66, ((0, 0.7), (1, -0.3))), (1, ()), (2, ((1, 1.5),))]
+    batch.update(rows)
+    x = torch.randn(69, 2600)
+    y = torch.randn(69, 20)
+    want = add_lora_reference(y, x, adapters, sites[0].out_slices, per_token(rows))
+    found = []
+    for few, splits in ((FEW_PROGRAMS, 3), (0, 1)):
+        monkeypatch.setattr("kernels.lora.lora_triton_batch.FEW_PROGRAMS", few)
+        assert batch.tile_splits(0) == splits
+        found.append(y.clone())
+        add_lora(found[-1], x, 0, batch)
+    assert_close("lora", found[0].clone(), want)
+    assert torch.equal(*found)
+
+
+def test_rows_with_the_same_adapters_share_tiles():
+    adapters = {slot: make_adapter(rank) for slot, rank in enumerate((8, 3, 17))}
+    rows = [(1, ((0, 0.1 * row + 0.2), (2, -1.0))) for row in range(8)]
+    rows[3:3] = [(1, ((1, 1.0),)), (40, ((2, 0.5),)), (1, ()), (1, ((2, 1.5), (0, 0.0)))]
+    rows.append((9, ((0, 2.0), (1, 0.0), (2, 0.3))))
+    batch = make_batch(make_bank(adapters))
+    check(adapters, rows, batch, form=Form.RUNS)
+    assert batch.tiles == 3  # of slots 0 and 2, of 1, and of 2
+
+
+def test_tiles_of_many_rows_are_full():
+    adapters = {0: make_adapter(3)}
+    batch = make_batch(make_bank(adapters), rows=90)
+    check(adapters, [(1, ((0, 0.01 * row),)) for row in range(1, 80)] + [(2, ((0, 1.0),))], batch)
+    assert batch.tiles == -(-81 // TILE_TOKENS)
+
+
+def test_sums_are_not_shared_if_the_scratch_has_no_room():
+    sites = (FusedSite("down", 2600, (("down", 20),)),)
+    batch = make_batch(make_bank({slot: make_adapter(1, sites=sites) for slot in range(4)}, sites))
+    batch.update([(90, tuple((slot, 1.0) for slot in range(4)))])
+    assert batch.tile_splits(0) == 1
 
 
 def weighted_reference(y, x, adapters, site, rows, batch, weights):

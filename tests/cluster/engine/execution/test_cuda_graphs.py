@@ -108,6 +108,12 @@ def test_both_variants_of_every_bucket_are_captured_largest_first():
     ]  # fmt: skip
 
 
+def test_all_steps_leave_their_logits_in_one_place():
+    engine = GraphRig()
+    places = {engine.graphs.run([row(s) for s in range(count)]).data_ptr() for count in (1, 2, 4)}
+    assert len(places) == 1
+
+
 def test_a_step_without_adapters_replays_the_base():
     engine = GraphRig()
     got = engine.graphs.run([row(1), row(2, 7, blocks=(5, 6)), row(3)])

@@ -9,8 +9,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from cluster.domain.request import SamplingParams
+from cluster.engine.sampling import row_numbers, sampler
 from cluster.engine.sampling.logit_adjustment import LogitAdjustment
 from cluster.engine.sampling.sampler import SamplingRow, check_sampling, sample, uniform
 from cluster.errors import EngineError
@@ -112,6 +114,68 @@ def test_top_p_of_a_flat_row_looks_past_the_first_candidates():
     flat = torch.zeros(400, 1000)
     tokens = sample(flat, [row(index=i, top_p=0.999) for i in range(400)]).token_ids
     assert len(set(tokens)) > 256
+
+
+SAMPLED = {
+    "temperature": {},
+    "top-p": {"top_p": 0.95},
+    "all": {"top_p": 0.9, "top_k": 40, "min_p": 0.02},
+}
+
+
+class Waits(TorchDispatchMode):
+    """Counts the numbers that the host asks for one by one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += func is torch.ops.aten._local_scalar_dense.default
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.fixture
+def sent(monkeypatch: pytest.MonkeyPatch) -> list[torch.Tensor]:
+    """Copies to a device that does not answer at once, as a GPU does not."""
+    copies: list[torch.Tensor] = []
+
+    def spy(values: torch.Tensor, device: torch.device) -> torch.Tensor:
+        copies.append(values)
+        return values
+
+    monkeypatch.setattr(row_numbers, "send", spy)
+    monkeypatch.setattr(sampler, "send", spy)
+    monkeypatch.setattr(sampler, "answers_at_once", lambda _: False)
+    return copies
+
+
+@pytest.mark.parametrize("name", SAMPLED)
+@pytest.mark.parametrize("others", [0, 2], ids=["alone", "with greedy rows"])
+def test_a_step_that_draws_sends_once_and_waits_once(
+    name: str, others: int, sent: list[torch.Tensor]
+):
+    logits = torch.randn(4 + others, 2000, generator=torch.Generator().manual_seed(4)) * 9
+    rows = [row(index=i, **SAMPLED[name]) for i in range(4)] + [row(temperature=0.0)] * others
+    with Waits() as waits:
+        sample(logits, rows)
+    assert len(sent) == 1
+    assert waits.count == 0
+
+
+def test_a_flat_row_is_drawn_again_and_is_what_it_is_where_the_device_answers(
+    monkeypatch: pytest.MonkeyPatch, sent: list[torch.Tensor]
+):
+    logits = torch.randn(5, 3000, generator=torch.Generator().manual_seed(2))
+    logits[1] *= 9
+    rows = [row(index=i, top_p=0.97, seed=3) for i in range(3)] + [
+        row(index=3),
+        row(temperature=0.0),
+    ]
+    found = sample(logits, rows)
+    assert len(sent) == 2
+    monkeypatch.setattr(sampler, "answers_at_once", lambda _: True)
+    assert sample(logits, rows) == found
 
 
 @pytest.mark.slow

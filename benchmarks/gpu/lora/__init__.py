@@ -1,0 +1,1 @@
+"""Contestants of the LoRA phase, over the same sites and mixtures."""
