@@ -250,6 +250,8 @@ class Settings(BaseSettings):
     """BRAID_STATE_DIR: keys, pid file, logs."""
     cache_dir: Path | None = None
     """BRAID_CACHE_DIR: base models."""
+    engines_dir: Path | None = None
+    """BRAID_ENGINES_DIR: engines with environments of their own."""
     signing_key: SecretStr | None = None
     """BRAID_SIGNING_KEY: signs decisions; unset uses one kept in the state folder."""
     hub_token: SecretStr | None = None
@@ -264,6 +266,13 @@ class Settings(BaseSettings):
 def cache_folder(settings: Settings) -> Path:
     """Return the folder of fetched base models: BRAID_CACHE_DIR, else the user's cache folder."""
     return settings.cache_dir or _user_folder("XDG_CACHE_HOME", ".cache")
+
+
+def engines_folder(settings: Settings) -> Path:
+    """Return the folder of engines' environments: BRAID_ENGINES_DIR, else in the user's cache
+    folder."""
+    found = settings.engines_dir or _user_folder("XDG_CACHE_HOME", ".cache") / "engines"
+    return found.expanduser().absolute()
 
 
 def state_folder(settings: Settings) -> Path:

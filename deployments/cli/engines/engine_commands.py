@@ -1,0 +1,93 @@
+"""``braid engine``."""
+
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from cluster.config import Settings, engines_folder
+from cluster.nvidia import has_nvidia_device
+from deployments.cli.toolkit import console
+from deployments.engines import vllm_environment as environments
+from deployments.engines.vllm_environment import CPU, CUDA, Stamp
+
+engine_app = typer.Typer(no_args_is_help=True, help="Engines that compute the answers.")
+
+INSTALL = "braid engine install vllm"
+
+
+class Installable(StrEnum):
+    """Engines that are installed apart from Braid."""
+
+    VLLM = "vllm"
+
+
+class InstallDevice(StrEnum):
+    """Machines that an engine may be installed for."""
+
+    AUTO = "auto"
+    CPU = "cpu"
+    CUDA = "cuda"
+
+
+@engine_app.callback()
+def _group() -> None:
+    """Install engines, and see which are there."""
+
+
+@engine_app.command("install")
+def install(
+    name: Annotated[Installable, typer.Argument(help="The engine to install.", show_default=False)],
+    device: Annotated[
+        InstallDevice,
+        typer.Option(help="What it is to compute on. auto: an NVIDIA GPU if there is one."),
+    ] = InstallDevice.AUTO,
+) -> None:
+    """Install an engine into an environment of its own (BRAID_ENGINES_DIR), at tested versions.
+
+    One that is there and whole is left as it is. Stop a cluster that uses it first.
+    """
+    from deployments.engines.vllm_install import install as make
+
+    cuda = device is InstallDevice.CUDA or (device is InstallDevice.AUTO and has_nvidia_device())
+    root = engines_folder(Settings())
+    with console.spinner("looking") as say:
+        stamp, changed = make(root, CUDA if cuda else CPU, say)
+    words = "installed" if changed else "there already"
+    console.out.print(
+        Text("ready ", style="bold green")
+        + Text(f"{name.value} {stamp.vllm} for {stamp.device}, torch {stamp.torch}: {words}"),
+        soft_wrap=True,
+    )
+    if not stamp.plugin:
+        console.note("this installation of Braid has no plugin for it: no adapters can be served")
+    console.plain(f"at    {root / name.value}")
+    console.plain(f"next  braid up --engine {name.value} --model ID_OR_FOLDER")
+
+
+@engine_app.command("list")
+def list_engines() -> None:
+    """List the engines that `braid up --engine` takes, and what there is of each."""
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    for column in ("engine", "found"):
+        table.add_column(column, overflow="fold")
+    table.add_row(Text("braid", style="bold"), "a part of this installation")
+    table.add_row(Text(environments.NAME, style="bold"), vllm_state()[1])
+    console.out.print(table)
+
+
+def vllm_state() -> tuple[Stamp | None, str]:
+    """Return vLLM's environment, if it can be used, and a sentence about it."""
+    root = engines_folder(Settings())
+    stamp = Stamp.read(root / environments.NAME)
+    if stamp is None:
+        return None, f"not installed; `{INSTALL}` does it"
+    found = f"{stamp.vllm} for {stamp.device} at {root / environments.NAME}"
+    build = CUDA if stamp.device == CUDA.device else CPU
+    if stamp.key != build.key() or stamp.plugin != environments.plugin_digest(
+        environments.plugin_source()
+    ):
+        return stamp, f"{found}; it is another Braid's, `{INSTALL}` brings it up to date"
+    return stamp, found
