@@ -124,9 +124,9 @@ def _make(folder: Path, build: Build, say: Say) -> None:
     free = psutil.disk_usage(str(folder.parent)).free
     if free < build.room:
         raise ConfigError(
-            f"{folder.parent}: vLLM and what it needs take up to "
-            f"{build.room / 2**30:.0f} GiB while they are installed, and {free / 2**30:.1f} GiB are "
-            "free; make room, or name another folder with BRAID_ENGINES_DIR"
+            f"{folder.parent}: the installation takes up to {build.room / 2**30:.0f} GiB, and "
+            f"{free / 2**30:.1f} GiB are free; make room, or name another folder with "
+            "BRAID_ENGINES_DIR"
         )
     say("making an environment")
     done = subprocess.run(
