@@ -17,10 +17,15 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+CPU_KV_BLOCKS = 1024
+
+
 class EngineConfig(Section):
     """One replica's engine."""
 
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Numbers of the base model. auto: bfloat16 on a GPU (float16 on one that lacks it), float32 on
+    a CPU."""
     quantize: Literal["none", "int8"] = "none"
     """Weights of the base model; adapters and everything else stay in ``dtype``. CPU only."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -30,8 +35,9 @@ class EngineConfig(Section):
     """Longest prompt plus completion, in tokens; never above the model's own limit."""
     block_size: Annotated[int, Field(ge=1, le=256)] = 16
     """Tokens per KV block."""
-    kv_blocks: Annotated[int, Field(ge=1)] = 1024
-    """KV blocks per replica: ``kv_blocks * block_size`` tokens in all."""
+    kv_blocks: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
+    """KV blocks per replica: ``kv_blocks * block_size`` tokens in all. auto: what a GPU's memory
+    holds beside everything else, and 1024 on a CPU."""
     max_batch_size: Annotated[int, Field(ge=1)] = 32
     """Sequences decoded together."""
     max_batch_tokens: Annotated[int, Field(ge=16)] = 512
@@ -47,6 +53,17 @@ class EngineConfig(Section):
     cuda_graphs: bool = True
     """On a GPU, capture decode steps when the engine is built: a launch per step in place of some
     hundreds, for some seconds of start-up and the memory of one step."""
+
+    def dtype_on(self, device: str) -> str:
+        """Return the name of the dtype on "cpu" or "cuda"."""
+        if self.dtype != "auto":
+            return self.dtype
+        return "bfloat16" if device == "cuda" else "float32"
+
+    @property
+    def usual_kv_blocks(self) -> int:
+        """Return the KV blocks that are asked for, or a CPU's."""
+        return CPU_KV_BLOCKS if self.kv_blocks == "auto" else self.kv_blocks
 
 
 class AdapterConfig(Section):

@@ -46,7 +46,7 @@ class Harness:
         self.config = EngineConfig(**(options | config))
         self.clock = ManualClock()
         self.runner = FakeRunner()
-        self.pool = BlockPool(self.config.kv_blocks, self.config.block_size)
+        self.pool = BlockPool(self.config.usual_kv_blocks, self.config.block_size)
         self.deliveries: list[list[GenerationChunk]] = []
         self.on_delivery: Callable[[list[GenerationChunk]], None] | None = None
         self._arrived = threading.Condition()

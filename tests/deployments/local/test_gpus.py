@@ -1,4 +1,4 @@
-"""Replicas and GPUs: one each, and clear words where there are none."""
+"""Replicas and GPUs: one each, and clear words if they cannot be used."""
 
 from pathlib import Path
 

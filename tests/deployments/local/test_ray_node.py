@@ -131,7 +131,7 @@ def test_what_speaks_http_asks_for_the_token(tmp_path: Path) -> None:
 
 
 def test_actors_share_the_gpus_out_and_others_see_none(tmp_path: Path) -> None:
-    """Ray believes what it is told, so this needs no GPU."""
+    """It needs no GPU: Ray takes the number that it is given."""
     said = run(
         tmp_path,
         """

@@ -24,6 +24,7 @@ from kernels.lora.lora_triton_dispatch import available
 from tests.support.engine_steps import Case, Recorded, Steps
 
 CONFIG = EngineConfig(
+    dtype="float32",
     device="cpu",
     block_size=4,
     kv_blocks=32,
