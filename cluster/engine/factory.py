@@ -90,7 +90,7 @@ def build_engine(
     _log_built(loaded, config, runner)
     return BuiltTorchEngine(
         engine=engine,
-        adapters=BankSlots(bank, adapter_config),
+        adapters=BankSlots(bank, adapter_config, engine.give_up),
         module_shapes=_module_shapes(loaded),
         vocab_size=loaded.vocab_size,
         device=device_name(loaded.device, config.threads),
