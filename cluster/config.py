@@ -36,8 +36,8 @@ class EngineConfig(Section):
     block_size: Annotated[int, Field(ge=1, le=256)] = 16
     """Tokens per KV block."""
     kv_blocks: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
-    """KV blocks per replica: ``kv_blocks * block_size`` tokens in all. auto: what a GPU's memory
-    holds beside everything else, and 1024 on a CPU."""
+    """KV blocks per replica: ``kv_blocks * block_size`` tokens in all. auto: what fits into a GPU's
+    free memory once all else has its room, and 1024 on a CPU."""
     max_batch_size: Annotated[int, Field(ge=1)] = 32
     """Sequences decoded together."""
     max_batch_tokens: Annotated[int, Field(ge=16)] = 512

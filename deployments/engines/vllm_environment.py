@@ -17,6 +17,7 @@ from cluster.private_file import write_private
 from deployments.local.quickstart import PROJECT_ROOT
 
 NAME = "vllm"
+INSTALL = "braid engine install vllm"
 PLUGIN_MODULE = "vllm_weighted_lora"
 _HERE = Path(__file__).parent
 _STAMP = "braid-engine.json"
@@ -69,6 +70,17 @@ class Stamp:
     def write(self, environment: Path) -> None:
         """Mark an environment as whole."""
         write_private(environment / _STAMP, json.dumps(asdict(self), indent=2))
+
+
+def find(root: Path) -> tuple[Stamp | None, bool]:
+    """Return the facts of the environment in use, None if there is none; and whether it is what
+    this Braid would make."""
+    stamp = Stamp.read(root / NAME)
+    if stamp is None:
+        return None, False
+    build = CUDA if stamp.device == CUDA.device else CPU
+    current = stamp.key == build.key() and stamp.plugin == plugin_digest(plugin_source())
+    return stamp, current
 
 
 def unmark(environment: Path) -> None:

@@ -65,7 +65,7 @@ def share_out(
 def _problem(environment: Path | None) -> str | None:
     """Say why the engine cannot use this machine's GPUs, and what helps; None if it can."""
     if environment is None:
-        return _torch_problem()
+        return torch_problem()
     stamp = Stamp.read(environment)
     if stamp is None or stamp.device == "cuda":
         return None
@@ -96,7 +96,7 @@ def _count(environment: Path | None) -> int:
     return torch.cuda.device_count()
 
 
-def _torch_problem() -> str | None:
+def torch_problem() -> str | None:
     """Say why torch cannot use this machine's GPUs, and what helps; None if it can."""
     import torch
 

@@ -47,7 +47,9 @@ def test_its_requests_go_on_elsewhere_and_it_is_replaced(
     fault = tmp_path / "fault"
     fault.mkdir()
     (fault / "sitecustomize.py").write_text(FAULT)
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join((str(fault), os.environ.get("PYTHONPATH", ""))))
+    monkeypatch.setenv(
+        "PYTHONPATH", os.pathsep.join((str(fault), os.environ.get("PYTHONPATH", "")))
+    )
     cluster = LocalCluster.start(tmp_path / "state", quickstart)
     try:
         body = {

@@ -10,12 +10,9 @@ from rich.text import Text
 from cluster.config import Settings, engines_folder
 from cluster.nvidia import has_nvidia_device
 from deployments.cli.toolkit import console
-from deployments.engines import vllm_environment as environments
-from deployments.engines.vllm_environment import CPU, CUDA, Stamp
+from deployments.engines.vllm_environment import CPU, CUDA, INSTALL, NAME, find
 
 engine_app = typer.Typer(no_args_is_help=True, help="Engines that compute the answers.")
-
-INSTALL = "braid engine install vllm"
 
 
 class Installable(StrEnum):
@@ -74,20 +71,13 @@ def list_engines() -> None:
     for column in ("engine", "found"):
         table.add_column(column, overflow="fold")
     table.add_row(Text("braid", style="bold"), "a part of this installation")
-    table.add_row(Text(environments.NAME, style="bold"), vllm_state()[1])
-    console.out.print(table)
-
-
-def vllm_state() -> tuple[Stamp | None, str]:
-    """Return vLLM's environment, if it can be used, and a sentence about it."""
     root = engines_folder(Settings())
-    stamp = Stamp.read(root / environments.NAME)
+    stamp, current = find(root)
     if stamp is None:
-        return None, f"not installed; `{INSTALL}` does it"
-    found = f"{stamp.vllm} for {stamp.device} at {root / environments.NAME}"
-    build = CUDA if stamp.device == CUDA.device else CPU
-    if stamp.key != build.key() or stamp.plugin != environments.plugin_digest(
-        environments.plugin_source()
-    ):
-        return stamp, f"{found}; it is another Braid's, `{INSTALL}` brings it up to date"
-    return stamp, found
+        found = f"not installed; `{INSTALL}` does it"
+    else:
+        found = f"{stamp.vllm} for {stamp.device} at {root / NAME}"
+        if not current:
+            found += f"; it is another Braid's, `{INSTALL}` brings it up to date"
+    table.add_row(Text(NAME, style="bold"), found)
+    console.out.print(table)
