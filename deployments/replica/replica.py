@@ -278,8 +278,10 @@ class Replica:
 
     async def _give_up(self) -> NoReturn:
         """End this process, whose engine has ended: it could only refuse requests, and what refuses
-        fast looks free to those that pick. The requests continue elsewhere, and Serve starts another
-        replica."""
+        fast looks free to those that pick.
+
+        Its requests continue elsewhere, and Serve starts another replica.
+        """
         log.critical("replica.engine_ended", replica=self._id, pid=os.getpid())
         await asyncio.sleep(LAST_WORDS_S)  # chunks are on their way to the links
         os._exit(ENGINE_ENDED)

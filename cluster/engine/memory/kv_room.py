@@ -69,7 +69,7 @@ def fitting_blocks(free: int, taken: dict[str, int], block: int, least: int) -> 
     if blocks < least:
         terms = ", ".join(f"{name} {size / GIB:.2f}" for name, size in taken.items())
         raise ConfigError(
-            f"the GPU has {free / GIB:.2f} GiB free once the weights are there, and a request of the "
+            f"the GPU has {free / GIB:.2f} GiB free beyond the weights, and a request of the "
             f"greatest length takes {least * block / GIB:.2f} GiB of KV cache. In GiB: {terms}. "
             "What helps: a smaller engine.max_model_len, engine.max_batch_tokens or "
             "adapters.memory_bytes, or another process of this GPU that ends"

@@ -1,4 +1,4 @@
-"""What `braid doctor` says of what computes."""
+"""`braid doctor` on GPUs, compilers, kernels and engines."""
 
 from pathlib import Path
 
