@@ -34,8 +34,10 @@ LARGE_MB = 20.0
 _VERIFY = """
 import json, sys
 import torch
+import vllm._custom_ops
 from vllm import LLM, SamplingParams, __version__
 from vllm.platforms import current_platform
+assert hasattr(torch.ops._C, "silu_and_mul"), "vLLM's compiled operators cannot be loaded"
 for name in sys.argv[1:]:
     __import__(name)
 print(json.dumps([__version__, torch.__version__, current_platform.device_type or ""]))

