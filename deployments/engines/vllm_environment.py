@@ -14,12 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from cluster.private_file import write_private
-from deployments.local.quickstart import PROJECT_ROOT
 
 NAME = "vllm"
 INSTALL = "braid engine install vllm"
 PLUGIN_MODULE = "vllm_weighted_lora"
-_HERE = Path(__file__).parent
+_HERE = Path(__file__).resolve().parent
 _STAMP = "braid-engine.json"
 _KEY_CHARACTERS = 12
 _NOT_SOURCE = {"__pycache__", "build", "dist", "tests"}
@@ -95,7 +94,7 @@ def python_of(environment: Path) -> Path:
 
 def plugin_source() -> Path | None:
     """Find the source of vLLM's plugin: in the checkout, or where a wheel of Braid keeps it."""
-    for folder in (PROJECT_ROOT / "plugins" / NAME, _HERE / "plugin"):
+    for folder in (_HERE.parents[1] / "plugins" / NAME, _HERE / "plugin"):
         if (folder / "pyproject.toml").is_file():
             return folder
     return None
