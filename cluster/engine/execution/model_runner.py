@@ -189,6 +189,7 @@ class ModelRunner:
     def rest(self) -> None:
         """Forget the last step's adapters, whose storage could not be freed otherwise."""
         self._rows_kept, self._lora_batch, self._step_mixing = (), None, None
+        self._batches.rest()
 
     def _logits(
         self, scheduled: Sequence[ScheduledSequence], rows: StepRows

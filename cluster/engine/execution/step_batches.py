@@ -76,6 +76,10 @@ class StepBatches(Protocol):
         if the step is not one that is captured."""
         ...
 
+    def rest(self) -> None:
+        """Let go of the last step's adapters, whose memory could not be freed otherwise."""
+        ...
+
 
 class TorchBatches:
     """Batches built for each step; nothing is captured.
@@ -118,6 +122,9 @@ class TorchBatches:
     def decode(self, _: Sequence[ScheduledSequence]) -> torch.Tensor | None:
         """Return None: nothing is captured."""
         return None
+
+    def rest(self) -> None:
+        """Do nothing: each step's batch is its own."""
 
 
 class TritonBatches:
@@ -211,6 +218,13 @@ class TritonBatches:
         ):
             return None
         return self._graphs.run([_row(item) for item in scheduled])
+
+    def rest(self) -> None:
+        """Let go of the last step's adapters, as in `StepBatches`."""
+        self._lora.release()
+        self._head.release()
+        if self._graphs is not None:
+            self._graphs.forget_rows()
 
 
 def make_batches(
