@@ -4,7 +4,6 @@ from enum import StrEnum
 from typing import Annotated
 
 import typer
-from rich.table import Table
 from rich.text import Text
 
 from cluster.config import Settings, engines_folder
@@ -67,10 +66,6 @@ def install(
 @engine_app.command("list")
 def list_engines() -> None:
     """List the engines that `braid up --engine` takes, and what there is of each."""
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    for column in ("engine", "found"):
-        table.add_column(column, overflow="fold")
-    table.add_row(Text("braid", style="bold"), "a part of this installation")
     root = engines_folder(Settings())
     stamp, current = find(root)
     if stamp is None:
@@ -79,5 +74,5 @@ def list_engines() -> None:
         found = f"{stamp.vllm} for {stamp.device} at {root / NAME}"
         if not current:
             found += f"; it is another Braid's, `{INSTALL}` brings it up to date"
-    table.add_row(Text(NAME, style="bold"), found)
-    console.out.print(table)
+    console.plain("braid   a part of this installation")
+    console.plain(f"{NAME:<8}{found}")

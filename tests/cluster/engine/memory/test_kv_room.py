@@ -14,6 +14,7 @@ from cluster.clock import SystemClock
 from cluster.config import AdapterConfig, EngineConfig
 from cluster.engine.execution.model_runner import ModelRunner
 from cluster.engine.factory import build_engine
+from cluster.engine.memory import kv_room
 from cluster.engine.memory.kv_room import MOST_BLOCKS, cache_sizer, fitting_blocks
 from cluster.engine.memory.memory_need import GIB, memory_need
 from cluster.engine.memory.model_shape import ModelShape
@@ -94,6 +95,7 @@ def test_a_gpus_cache_is_what_its_memory_leaves(
     told = CONFIG.model_copy(update={"kv_blocks": 7})
     assert cache_sizer(folder, on_gpu, told, adapters) is None
 
+    monkeypatch.setattr(kv_room, "MOST_BLOCKS", 10**9)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (9 * GIB, 20 * GIB))
     size = cache_sizer(folder, on_gpu, CONFIG, adapters)
     assert size is not None
