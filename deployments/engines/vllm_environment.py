@@ -43,7 +43,7 @@ class Build:
         return root / f"{NAME}-{self.device}-{self.key()}"
 
 
-CPU = Build("cpu", _HERE / "vllm-cpu.lock", room=10 * 2**30)
+CPU = Build("cpu", _HERE / "vllm-cpu.lock", room=12 * 2**30)
 CUDA = Build("cuda", _HERE / "vllm-cuda.lock", room=30 * 2**30)
 
 

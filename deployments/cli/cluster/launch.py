@@ -18,8 +18,8 @@ from cluster.errors import AdapterSourceRefused, ConfigError
 from cluster.field_problems import all_problems
 from cluster.placement.cost.profile import engine_digest, read_profile
 from deployments.cli.cluster.config_file import merged, read_settings
+from deployments.engines.vllm_environment import INSTALL, Stamp
 from deployments.engines.vllm_environment import NAME as VLLM
-from deployments.engines.vllm_environment import Stamp
 from deployments.local.gpus import Share, share_out
 from deployments.local.lifecycle import default_threads
 from deployments.local.local_state import StateDir, read_json
@@ -260,9 +260,10 @@ def _share(wish: Wish, engine: Mapping[str, Any], settings: Settings) -> Share:
     """Return the replicas and their GPUs, for an engine as options and file have it."""
     environment = None
     if engine.get("kind") == VLLM:
-        environment = engines_folder(settings) / VLLM
-        if Stamp.read(environment) is None:
-            raise ConfigError("vLLM is not installed; run `braid engine install vllm`")
+        named = engine.get("vllm", {}).get("python")  # of an environment made by hand
+        environment = Path(named).parent.parent if named else engines_folder(settings) / VLLM
+        if not named and Stamp.read(environment) is None:
+            raise ConfigError(f"vLLM is not installed; run `{INSTALL}`")
     return share_out(
         engine.get("device", "auto"), wish.gpus, wish.replicas, environment=environment
     )
