@@ -32,6 +32,7 @@ COPY cluster/ cluster/
 COPY router_service/ router_service/
 COPY training/ training/
 COPY deployments/ deployments/
+COPY setup.py ./
 RUN pip install --no-deps --no-build-isolation --force-reinstall .
 
 # The base model of the CPU overlay; empty leaves it out (GPU images read models from a claim).

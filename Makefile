@@ -77,7 +77,7 @@ check: $(DEV) ## lint, types, import direction, dead code, prose, lock file
 hooks: $(DEV) ## run lint, types and prose before each commit of this checkout
 	@$(BIN)/pre-commit install
 
-lock: ## resolve requirements.lock again; UPGRADE=1 takes the newest versions
+lock: ## resolve the lock files again; UPGRADE=1 takes the newest versions
 	$(check_python)
 	@$(PYTHON) -m tools.install --only-uv
 	@$(BIN)/python -m tools.lock $(if $(UPGRADE),--upgrade)

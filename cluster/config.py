@@ -17,10 +17,15 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+CPU_KV_BLOCKS = 1024
+
+
 class EngineConfig(Section):
     """One replica's engine."""
 
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Numbers of the base model. auto: bfloat16 on a GPU (float16 on one that lacks it), float32 on
+    a CPU."""
     quantize: Literal["none", "int8"] = "none"
     """Weights of the base model; adapters and everything else stay in ``dtype``. CPU only."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -30,8 +35,9 @@ class EngineConfig(Section):
     """Longest prompt plus completion, in tokens; never above the model's own limit."""
     block_size: Annotated[int, Field(ge=1, le=256)] = 16
     """Tokens per KV block."""
-    kv_blocks: Annotated[int, Field(ge=1)] = 1024
-    """KV blocks per replica: ``kv_blocks * block_size`` tokens in all."""
+    kv_blocks: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
+    """KV blocks per replica: ``kv_blocks * block_size`` tokens in all. auto: what fits into a GPU's
+    free memory once all else has its room, and 1024 on a CPU."""
     max_batch_size: Annotated[int, Field(ge=1)] = 32
     """Sequences decoded together."""
     max_batch_tokens: Annotated[int, Field(ge=16)] = 512
@@ -47,6 +53,17 @@ class EngineConfig(Section):
     cuda_graphs: bool = True
     """On a GPU, capture decode steps when the engine is built: a launch per step in place of some
     hundreds, for some seconds of start-up and the memory of one step."""
+
+    def dtype_on(self, device: str) -> str:
+        """Return the name of the dtype on "cpu" or "cuda"."""
+        if self.dtype != "auto":
+            return self.dtype
+        return "bfloat16" if device == "cuda" else "float32"
+
+    @property
+    def usual_kv_blocks(self) -> int:
+        """Return the KV blocks that are asked for, or a CPU's."""
+        return CPU_KV_BLOCKS if self.kv_blocks == "auto" else self.kv_blocks
 
 
 class AdapterConfig(Section):
@@ -250,6 +267,8 @@ class Settings(BaseSettings):
     """BRAID_STATE_DIR: keys, pid file, logs."""
     cache_dir: Path | None = None
     """BRAID_CACHE_DIR: base models."""
+    engines_dir: Path | None = None
+    """BRAID_ENGINES_DIR: engines with environments of their own."""
     signing_key: SecretStr | None = None
     """BRAID_SIGNING_KEY: signs decisions; unset uses one kept in the state folder."""
     hub_token: SecretStr | None = None
@@ -264,6 +283,13 @@ class Settings(BaseSettings):
 def cache_folder(settings: Settings) -> Path:
     """Return the folder of fetched base models: BRAID_CACHE_DIR, else the user's cache folder."""
     return settings.cache_dir or _user_folder("XDG_CACHE_HOME", ".cache")
+
+
+def engines_folder(settings: Settings) -> Path:
+    """Return the folder of engines' environments: BRAID_ENGINES_DIR, else in the user's cache
+    folder."""
+    found = settings.engines_dir or _user_folder("XDG_CACHE_HOME", ".cache") / "engines"
+    return found.expanduser().absolute()
 
 
 def state_folder(settings: Settings) -> Path:

@@ -43,6 +43,11 @@ def build_app(args: dict[str, Any]) -> serve.Application:
         raise ConfigError(
             "tenants_file: required; name the file with the tenants that may send requests"
         )
+    if config.engine.device == "cuda" and not config.replica.num_gpus:
+        raise ConfigError(
+            "replica.num_gpus: 0, and engine.device is cuda; say how many GPUs a replica has, such "
+            "as 1: without any it sees none"
+        )
     names = [router.name for router in config.routers]
     for name in names:
         if names.count(name) > 1:

@@ -1,7 +1,8 @@
 """The start that front, replica and controller have in common, and their orderly end."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import os
+from collections.abc import Awaitable, Callable, MutableMapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import Any
@@ -66,6 +67,7 @@ async def start_process(args: dict[str, Any], role: str, *, hears_text: bool = F
     configure_logging(role, hears_text=hears_text)
     bind_serve_to_loopback()
     config = AppConfig.model_validate(args)
+    hide_gpus(os.environ, config.replica.num_gpus if role == "replica" else 0)
     secrets = read_secrets(config)
     clock = SystemClock()
     base = await asyncio.to_thread(locate_model, config)
@@ -75,6 +77,15 @@ async def start_process(args: dict[str, Any], role: str, *, hears_text: bool = F
     process = Process(config, secrets, clock, base, adapters)
     process.on_close(adapters.close)
     return process
+
+
+def hide_gpus(environment: MutableMapping[str, str], gpus: float) -> None:
+    """Hide a node's GPUs from a process that was given none: Ray shows it all of them.
+
+    Call it before CUDA's driver is used.
+    """
+    if not gpus:
+        environment["CUDA_VISIBLE_DEVICES"] = ""
 
 
 def locate_model(config: AppConfig) -> ModelLocation:

@@ -13,8 +13,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
+from cluster.nvidia import has_nvidia_device
 from tools.pins import LOCK, MACHINES, PYTHONS, ROOT, read_pins
 
 VENV = ROOT / ".venv"
@@ -123,11 +123,6 @@ def install_torch(choice: str) -> float:
     size = "with CUDA's libraries, about 3 GB" if platform.system() == "Linux" else "about 100 MB"
     print(f"torch {wanted} from pip's index, {size}; this takes minutes")
     return pip("install", requirement)
-
-
-def has_nvidia_device(devices: Path = Path("/dev")) -> bool:
-    """Check if this machine shows an NVIDIA device or its driver's command."""
-    return any(devices.glob("nvidia*")) or shutil.which("nvidia-smi") is not None
 
 
 def install_cpu_torch(requirement: str) -> bool:

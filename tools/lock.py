@@ -1,4 +1,4 @@
-"""Writes requirements.lock, or checks that it still resolves; plain PyPI, for any settings of pip.
+"""Writes the lock files, or checks that they still resolve; plain PyPI, for any settings of pip.
 
 One file serves every Python and platform of `tools.pins`: uv resolves for all of them at once and
 says by markers where a pin is needed. Only metadata is read, no wheel is fetched.
@@ -16,11 +16,9 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from tools.pins import LOCK, PLATFORMS, PYTHONS, ROOT
+from tools.pins import LOCKS, PYTHONS, ROOT, LockFile
 
-HEADER = (
-    "# Written by `make lock`; do not edit. Use: pip install --constraint requirements.lock .\n"
-)
+HEADER = "# Written by `make lock`; do not edit. {use}\n"
 BOUND_S = 55.0
 """Seconds that a check may take."""
 KEPT_SETTINGS = frozenset({"UV_CACHE_DIR"})
@@ -80,20 +78,26 @@ class Resolver:
                 return False
         return True
 
-    def lock(self, before: str, *, upgrade: bool = False) -> str:
-        """Resolve the project with its tools for all machines; returns the content of the lock
-        file.
+    def lock(self, file: LockFile, before: str, *, upgrade: bool = False) -> str:
+        """Resolve for all machines; returns the content of the lock file.
 
         Args:
+            file: tells what is resolved: the project with its tools, or a requirement.
             before: the current lock file. Its versions are kept if they fit.
         """
         with tempfile.TemporaryDirectory() as folder:
-            out = Path(folder, LOCK.name)
+            out = Path(folder, file.path.name)
             out.write_text(before, encoding="utf-8")
-            words = ["--universal", "--python-version", PYTHONS[0], "--extra", "dev"]
-            words += ["--no-annotate", "--output-file", str(out), "pyproject.toml"]
+            words = ["--universal", "--python-version", PYTHONS[0], "--no-annotate"]
+            words += ["--output-file", str(out), *_wanted(file, Path(folder))]
             self.compile(*words, *(["--upgrade"] if upgrade else []))
-            return HEADER + out.read_text(encoding="utf-8")
+            pins = out.read_text(encoding="utf-8").splitlines(keepends=True)
+        kept = (
+            line
+            for line in pins
+            if file.left_out is None or not file.left_out.fullmatch(line.partition("==")[0])
+        )
+        return HEADER.format(use=file.use) + "".join(kept)
 
     def check_wheels(self, lock: Path, machines: Iterable[tuple[str, str]]) -> None:
         """Resolve the pins from wheels alone.
@@ -121,53 +125,80 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--check", action="store_true", help="write nothing")
     parser.add_argument("--upgrade", action="store_true", help="take the newest versions")
     options = parser.parse_args(arguments)
-    try:
-        return check() if options.check else write(upgrade=options.upgrade)
-    except Unresolved as error:
-        print(f"{LOCK.name} does not resolve: {error}", file=sys.stderr)
-        return 1
+    return check() if options.check else write(upgrade=options.upgrade)
 
 
-def write(*, upgrade: bool) -> int:
-    """Replace the lock file, once its pins have been found for every machine."""
-    before = LOCK.read_text(encoding="utf-8") if LOCK.exists() else ""
+def write(files: Sequence[LockFile] = LOCKS, *, upgrade: bool) -> int:
+    """Replace each lock file, once its pins have been found for every machine; returns 1 if one
+    does not resolve."""
     resolver = Resolver(None)
-    after = resolver.lock(before, upgrade=upgrade)
-    with tempfile.TemporaryDirectory() as folder:
-        made = Path(folder, "requirements.txt")
-        made.write_text(after, encoding="utf-8")
-        resolver.check_wheels(made, itertools.product(PLATFORMS, PYTHONS))
-    LOCK.write_text(after, encoding="utf-8")
-    print("".join(_changes(before, after)) or f"{LOCK.name} is up to date")
+    for file in files:
+        before = file.path.read_text(encoding="utf-8") if file.path.exists() else ""
+        try:
+            after = resolver.lock(file, before, upgrade=upgrade)
+            with tempfile.TemporaryDirectory() as folder:
+                made = Path(folder, "requirements.txt")
+                made.write_text(after, encoding="utf-8")
+                resolver.check_wheels(made, itertools.product(file.platforms, PYTHONS))
+        except Unresolved as error:
+            return _unresolved(file, error)
+        file.path.write_text(after, encoding="utf-8")
+        print("".join(_changes(before, after)) or f"{file.path.name} is up to date")
     return 0
 
 
-def check(lock: Path = LOCK, bound_s: float = BOUND_S) -> int:
-    """Compare the lock file with the output of `make lock`; returns 1 if it differs.
+def check(files: Sequence[LockFile] = LOCKS, bound_s: float = BOUND_S) -> int:
+    """Compare each lock file with the output of `make lock`; returns 1 if one differs.
 
     Wheels are looked for once on each platform and once for each Python, to be quick.
     Where no index answers in time, nothing is checked and a line says so.
     """
     resolver = Resolver(bound_s)
-    before = lock.read_text(encoding="utf-8")
+    status = 0
     try:
         if not resolver.finds_an_index():
             return _skipped("no index reachable")
-        try:
-            after = resolver.lock(before)
-            resolver.check_wheels(lock, zip(PLATFORMS, PYTHONS, strict=True))
-        except Unresolved:
-            if resolver.finds_an_index():
-                raise
-            return _skipped("the index went away")
+        for file in files:
+            try:
+                status |= _check(resolver, file)
+            except Unresolved as error:
+                if not resolver.finds_an_index():
+                    return _skipped("the index went away")
+                status |= _unresolved(file, error)
     except subprocess.TimeoutExpired:
         return _skipped(f"no answer within {bound_s:.0f} s")
-    if after != before:
-        print("".join(_changes(before, after)), file=sys.stderr)
-        print(f"{lock.name} is not what `make lock` writes; run it", file=sys.stderr)
-        return 1
-    print("lock file: 1 check passed: resolves on plain PyPI")
-    return 0
+    if status == 0:
+        print(f"lock file: {len(files)} checks passed: resolves on plain PyPI")
+    return status
+
+
+def _check(resolver: Resolver, file: LockFile) -> int:
+    before = file.path.read_text(encoding="utf-8")
+    after = resolver.lock(file, before)
+    resolver.check_wheels(file.path, zip(itertools.cycle(file.platforms), PYTHONS, strict=False))
+    if after == before:
+        return 0
+    print("".join(_changes(before, after)), file=sys.stderr)
+    print(f"{file.path.name} is not what `make lock` writes; run it", file=sys.stderr)
+    return 1
+
+
+def _wanted(file: LockFile, folder: Path) -> list[str]:
+    """Return uv's words for what a file is resolved from."""
+    if file.requirement is None:
+        return ["--extra", "dev", "pyproject.toml"]
+    wanted = folder / "wanted.in"
+    wanted.write_text(f"{file.requirement}\n", encoding="utf-8")
+    if file.override is None:
+        return [str(wanted)]
+    override = folder / "override.txt"
+    override.write_text(f"{file.override}\n", encoding="utf-8")
+    return ["--override", str(override), str(wanted)]
+
+
+def _unresolved(file: LockFile, error: Unresolved) -> int:
+    print(f"{file.path.name} does not resolve: {error}", file=sys.stderr)
+    return 1
 
 
 def _skipped(why: str) -> int:

@@ -66,7 +66,7 @@ class Soak:
                 "replicas": cluster.local.config.replica.replicas,
                 "adapters": sum(1 for _ in Path(str(cluster.local.config.adapters_dir)).iterdir()),
                 "slots per replica": cluster.local.config.adapters.slots,
-                "KV blocks per replica": cluster.local.config.engine.kv_blocks,
+                "KV blocks per replica": cluster.local.config.engine.usual_kv_blocks,
                 "time limit of a request": f"{cluster.local.config.front.request_timeout_s:g} s",
                 "life of a decision": f"{cluster.local.config.decisions.ttl_s:g} s",
             },

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +11,7 @@ from cluster.adapters.validation.base_shapes import BaseShapes
 from cluster.config import AdapterConfig
 from cluster.domain.adapter import AdapterManifest, BaseCheck
 from cluster.domain.ids import AdapterDigest
+from cluster.engine.execution.device_loss import is_device_lost
 from cluster.engine.port import LoadableAdapter
 from cluster.errors import AdapterNotFinite, IntegrityError
 from kernels.errors import BankIntegrityError
@@ -37,11 +38,18 @@ class BankSlots:
     Args:
         bank: the engine's; nothing else writes to it.
         config: limits of the adapters that it takes.
+        on_device_lost: receives an error after which nothing can be computed any more.
     """
 
-    def __init__(self, bank: AdapterBank, config: AdapterConfig) -> None:
+    def __init__(
+        self,
+        bank: AdapterBank,
+        config: AdapterConfig,
+        on_device_lost: Callable[[Exception], None],
+    ) -> None:
         self._bank = bank
         self._config = config
+        self._on_device_lost = on_device_lost
 
     def required_nbytes(self, ranks: Mapping[str, int]) -> int:
         """Return the bytes that an adapter will take, as in `AdapterSlots`."""
@@ -77,7 +85,12 @@ class BankSlots:
             raise TypeError(
                 f"slot {slot} is given a {type(adapter).__name__}, expected BankAdapter"
             )
-        self._bank.place(slot, adapter.packed)
+        try:
+            self._bank.place(slot, adapter.packed)
+        except RuntimeError as error:
+            if is_device_lost(error):
+                self._on_device_lost(error)
+            raise
 
     def clear(self, slot: int) -> None:
         """Empty a slot, as in `AdapterSlots`."""

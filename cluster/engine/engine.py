@@ -199,6 +199,12 @@ class TorchEngine:
         self._thread.join(timeout_s)
         return not self._thread.is_alive()
 
+    def give_up(self, error: Exception) -> None:
+        """End as after a step that lost the device: what another thread has met, steps will."""
+        with self._live.changed:
+            self._live.lost = error
+            self._live.changed.notify()
+
     def stats(self) -> EngineStats:
         """Return the numbers of this moment, as in `Engine`."""
         scheduler, pool = self._live.scheduler, self._live.pool

@@ -28,6 +28,7 @@ class EngineRequests:
     recalled: list[RequestId] = field(default_factory=list)  # to be handed back once without rows
     stopping: bool = False  # takes no more requests, and ends when none is live
     aborting: bool = False  # ends those that are live, too
+    lost: Exception | None = None  # what has ended the device's use, if something has
 
     def forget(self, request_id: RequestId) -> None:
         """Drop a request that the scheduler does not have any more."""

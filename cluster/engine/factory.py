@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import structlog
+
 from cluster.clock import Clock
 from cluster.config import AdapterConfig, EngineConfig
 from cluster.engine.adapter_slots import BankSlots
@@ -14,6 +16,7 @@ from cluster.engine.engine import TorchEngine
 from cluster.engine.execution.model_runner import ModelRunner
 from cluster.engine.execution.step_batches import make_batches
 from cluster.engine.memory.available_memory import check_memory
+from cluster.engine.memory.kv_room import cache_sizer
 from cluster.engine.mixing_parts import MixingParts
 from cluster.engine.model.adapter_bank import make_bank
 from cluster.engine.model.model_loader import LoadedModel, load_model
@@ -22,7 +25,10 @@ from cluster.engine.sampling.grammar import GrammarCompiler
 from cluster.engine.scheduling.block_pool import BlockPool
 from cluster.engine.scheduling.scheduler import Scheduler
 from cluster.process_memory import return_free_memory
+from kernels.compute_path import compute_path
 from kernels.lora.bank import AdapterBank
+
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True)
@@ -64,12 +70,14 @@ def build_engine(
     loaded = load_model(model_dir, config)
     bank = make_bank(loaded, config, adapter_config)
     batches = make_batches(loaded, config, bank, adapter_config.max_mixture)
-    pool = BlockPool(config.kv_blocks, config.block_size, clock)
+    size_cache = cache_sizer(model_dir, loaded, config, adapter_config)
+    runner = ModelRunner(loaded, config, bank, mixing, batches, size_cache)
+    pool = BlockPool(runner.kv_blocks, config.block_size, clock)
     scheduler = Scheduler(config, pool, clock)
     engine = TorchEngine(
         scheduler=scheduler,
         pool=pool,
-        runner=ModelRunner(loaded, config, bank, mixing, batches),
+        runner=runner,
         max_model_len=min(loaded.max_model_len, scheduler.max_model_len),
         eos_token_ids=loaded.eos_token_ids,
         clock=clock,
@@ -79,13 +87,29 @@ def build_engine(
         on_returned=on_returned,
     )
     return_free_memory()
+    _log_built(loaded, config, runner)
     return BuiltTorchEngine(
         engine=engine,
-        adapters=BankSlots(bank, adapter_config),
+        adapters=BankSlots(bank, adapter_config, engine.give_up),
         module_shapes=_module_shapes(loaded),
         vocab_size=loaded.vocab_size,
         device=device_name(loaded.device, config.threads),
         bank=bank,
+    )
+
+
+def _log_built(loaded: LoadedModel, config: EngineConfig, runner: ModelRunner) -> None:
+    """Say what was decided where the configuration leaves it open."""
+    path = compute_path(loaded.device, loaded.dtype)
+    lacks = {"lacks": path.lacks} if path.lacks else {}
+    log.info(
+        "engine built",
+        device=device_name(loaded.device, config.threads),
+        dtype=str(loaded.dtype).removeprefix("torch."),
+        kv_blocks=runner.kv_blocks,
+        tokens=runner.kv_blocks * config.block_size,
+        kernels=path.name,
+        **lacks,
     )
 
 

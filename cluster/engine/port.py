@@ -157,7 +157,8 @@ class Engine(Protocol):
     def stalled_for(self) -> float:
         """Return the seconds since the engine last showed life; 0 while it has nothing to do.
 
-        Infinite if it was never started or has ended.
+        Infinite if it was never started or has ended. One that loses its device ends by itself: its
+        requests end with the error code of a lost replica, and its process must end too.
         """
         ...
 

@@ -18,6 +18,7 @@ from cluster.domain.ids import RequestId
 from cluster.domain.request import FinishReason, GenerationChunk
 from cluster.engine.engine_counters import EngineCounters
 from cluster.engine.engine_requests import EngineRequests
+from cluster.engine.execution.device_loss import is_device_lost
 from cluster.engine.port import OnChunks, OnReturned
 from cluster.engine.request_notes import note_failed, note_preempted
 from cluster.engine.sampling.grammar import row_error
@@ -81,7 +82,7 @@ class StepLoop:
     def _await_work(self) -> bool:
         """Block until there is something to do. Returns False if the engine is to end."""
         with self._live.changed:
-            while not (self._live.seeds or self._ended):
+            while not (self._live.seeds or self._ended or self._live.lost):
                 self._check_when_idle()
                 self._runner.rest()
                 self._idle = True
@@ -89,6 +90,8 @@ class StepLoop:
                     return False
                 self._live.changed.wait()
             self._idle = False
+            if self._live.lost is not None:
+                raise self._live.lost
         self._heartbeat = self._clock.monotonic()
         return True
 
@@ -100,7 +103,11 @@ class StepLoop:
             log.error("engine integrity check failed", error=str(error))
 
     def step(self) -> None:
-        """Compute one step. A failure ends the requests concerned, never the loop."""
+        """Compute one step. A failure ends the requests concerned, never the loop.
+
+        Raises:
+            RuntimeError: the device is lost to this process; every later step would fail.
+        """
         plan: StepPlan | None = None
         chunks: list[GenerationChunk] = []
         returned: list[EngineSequence] = []
@@ -126,6 +133,8 @@ class StepLoop:
                 self.counters.count_step(totals)
                 self._live.scheduler.observe_step(totals)
         except Exception as error:
+            if is_device_lost(error):
+                raise
             self._fail_step(plan, error)
         self._deliver(chunks + self._take_ended())
 

@@ -14,6 +14,7 @@ from deployments.cli.adapters.adapter_commands import adapters_app
 from deployments.cli.cluster import doctor, down, logs, status, up
 from deployments.cli.cluster.model import model_app
 from deployments.cli.cluster.tenants import tenants_app
+from deployments.cli.engines.engine_commands import engine_app
 from deployments.cli.learning import evaluate
 from deployments.cli.learning.mixture_commands import mixture_app
 from deployments.cli.learning.train import train_app
@@ -89,6 +90,7 @@ app.command(rich_help_panel=RUN)(down.down)
 app.command(rich_help_panel=RUN)(status.status)
 app.command(rich_help_panel=RUN)(logs.logs)
 app.command(rich_help_panel=RUN)(doctor.doctor)
+app.add_typer(engine_app, name="engine", rich_help_panel=RUN)
 app.add_typer(bench_app, name="bench", rich_help_panel=RUN)
 app.add_typer(policy_app, name="policy", rich_help_panel=RUN)
 policy_app.command()(simulate.simulate)

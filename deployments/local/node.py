@@ -63,7 +63,7 @@ class Node:
         values = read_json(self._state.run) or {}
         config = AppConfig.model_validate(values)
         self._phases.write_phase(Phase("starting ray"))
-        self._ray.start()
+        self._ray.start(gpus=config.replica.num_gpus * config.replica.replicas)
         self._handle_signals()
         from ray import serve
 

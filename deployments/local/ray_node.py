@@ -59,12 +59,17 @@ class LocalRay:
             }
         )
 
-    def start(self) -> None:
-        """Start the node; it ends with ``stop`` or with this process."""
+    def start(self, *, gpus: float = 0) -> None:
+        """Start the node; it ends with ``stop`` or with this process.
+
+        Args:
+            gpus: that its actors may be given, of those this process sees.
+        """
         self._tidy()
         init_loopback_node(
             self._session_root(),
             num_cpus=max(MIN_CPUS, os.cpu_count() or MIN_CPUS),
+            num_gpus=gpus,
             object_store_memory=OBJECT_STORE_BYTES,
             include_dashboard=False,
             log_to_driver=False,

@@ -1,11 +1,12 @@
 """The replica actor: one engine, one adapter pool, one link server."""
 
 import asyncio
+import math
 import os
 import secrets
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import structlog
 from ray import serve
@@ -40,6 +41,9 @@ from router_service.reader import DecisionReader
 log = structlog.get_logger(__name__)
 
 PUBLISH_INTERVAL_S = 0.1
+LAST_WORDS_S = 0.2
+ENGINE_ENDED = 70
+"""Exit status of a replica whose engine has ended by itself."""
 STALL_LIMIT_S = 120.0
 DRAIN_S = 15.0
 DECISION_LEEWAY_S = 900.0
@@ -264,11 +268,23 @@ class Replica:
     async def _tick(self) -> None:
         while True:
             await asyncio.sleep(PUBLISH_INTERVAL_S)
+            if math.isinf(self._engine.engine.stalled_for()):
+                await self._give_up()
             try:
                 self._publisher.publish_if_changed()
                 self._routers.sweep()
             except BraidError as error:
                 log.error("replica.publish_failed", error=error.message)
+
+    async def _give_up(self) -> NoReturn:
+        """End this process, whose engine has ended: it could only refuse requests, and what refuses
+        fast looks free to those that pick.
+
+        Its requests continue elsewhere, and Serve starts another replica.
+        """
+        log.critical("replica.engine_ended", replica=self._id, pid=os.getpid())
+        await asyncio.sleep(LAST_WORDS_S)  # chunks are on their way to the links
+        os._exit(ENGINE_ENDED)
 
 
 def replica_deployment(config: AppConfig, policy: ReplicasPolicy) -> serve.Deployment:

@@ -27,8 +27,10 @@ class AdapterBank:
     Every adapter is one contiguous row: at each fused site the stacked A of its slices, then each
     slice's B with the adapter's scaling folded in. Adapters with the same ranks at the same modules
     share a lane, whose rows form strided stacks for batched matmuls; an absent module takes no
-    room and no time, and a small rank is never padded to a larger one. Lanes grow by doubling, so
-    up to half of ``allocated_nbytes`` may be free rows; an empty lane is given back.
+    room and no time, and a small rank is never padded to a larger one. On a CPU lanes grow by
+    doubling, so up to half of ``allocated_nbytes`` may be free rows, which are pages that were
+    never touched; on a GPU, whose kernels find adapters by address, each has memory of its own. An
+    empty lane is given back.
 
     ``pack``, ``place`` and ``clear`` may run in any thread while steps use other slots. The caller
     sees to it that no step uses the slot itself (leases do that).
@@ -41,6 +43,7 @@ class AdapterBank:
         device: of storage.
         storage: what adapters are held in; None: ``dtype``. bf16 under fp32 activations halves what
             a step reads of them, and rounds each value to 8 bits.
+        separate: True for memory of its own for each adapter; None: on a GPU.
     """
 
     def __init__(
@@ -51,6 +54,7 @@ class AdapterBank:
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
         storage: torch.dtype | None = None,
+        separate: bool | None = None,
     ) -> None:
         self.sites = tuple(sites)
         self.slots = slots
@@ -63,6 +67,7 @@ class AdapterBank:
             for site in self.sites
             for path, width in site.out_slices
         }
+        self._separate = self.device.type != "cpu" if separate is None else separate
         self._upload = Upload(self.device)
         self._write_lock = threading.Lock()
         self._lock = threading.Lock()
@@ -90,7 +95,6 @@ class AdapterBank:
             self._layout(signature),
             tensors,
             storage=self.storage,
-            page_locked=self.device.type == "cuda",
         )
 
     def place(self, slot: int, packed: PackedAdapter) -> None:
@@ -109,6 +113,7 @@ class AdapterBank:
                     dtype=self.storage,
                     device=self.device,
                     upload=self._upload,
+                    separate=self._separate,
                 )
                 with self._lock:
                     self._lanes[signature] = lane

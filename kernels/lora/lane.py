@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from kernels.host_memory import allocate
+from kernels.lora.lane_rows import SeparateRows, StackedRows
 from kernels.lora.sites import AdapterLayout, SiteLayout
 from kernels.upload import Upload
 
@@ -17,8 +18,6 @@ copying the needed ones together."""
 
 _VIEWS_KEPT = 32
 """Contiguous views kept per lane: each holds a few hundred small Python objects."""
-
-_INITIAL_ROWS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +100,7 @@ class Stack:
 
 
 class Lane:
-    """Storage [capacity, numel] for adapters of one layout, by position.
+    """Storage for adapters of one layout, by position.
 
     Positions that a step needs are handed out as one ``Stack``: a plain view when they lie close
     together, else rows of a working set into which only newly needed adapters are copied. Decode
@@ -110,18 +109,27 @@ class Lane:
 
     One writer at a time (the bank sees to it) may ``place`` and ``release`` while another thread
     asks for stacks of other positions.
+
+    Args:
+        separate: True for a tensor of its own for each adapter (`SeparateRows`).
     """
 
     def __init__(
-        self, layout: AdapterLayout, *, dtype: torch.dtype, device: torch.device, upload: Upload
+        self,
+        layout: AdapterLayout,
+        *,
+        dtype: torch.dtype,
+        device: torch.device,
+        upload: Upload,
+        separate: bool,
     ) -> None:
         self.layout = layout
         self._upload = upload
         self._dtype = dtype
         self._device = device
         self._lock = threading.Lock()
-        self._rows = self._allocate(_INITIAL_ROWS)
-        self._free = list(range(_INITIAL_ROWS - 1, -1, -1))
+        self._rows = SeparateRows(self._allocate) if separate else StackedRows(self._allocate)
+        self._free: list[int] = []
         self._used: set[int] = set()
         self._views: OrderedDict[tuple[int, int], Stack] = OrderedDict()
         self._working_rows = self._allocate(0)
@@ -142,12 +150,12 @@ class Lane:
     @property
     def capacity(self) -> int:
         """Rows allocated."""
-        return self._rows.shape[0]
+        return self._rows.capacity
 
     @property
     def row_nbytes(self) -> int:
         """Bytes of one adapter."""
-        return self.layout.numel * self._rows.element_size()
+        return self.layout.numel * self._dtype.itemsize
 
     @property
     def allocated_nbytes(self) -> int:
@@ -157,32 +165,32 @@ class Lane:
     def row(self, position: int) -> torch.Tensor:
         """Return the adapter [numel] at a used position, in the storage of now, which it keeps
         alive."""
-        return self._rows[position]
+        return self._rows.row(position)
 
     def place(self, row: torch.Tensor, limit: int) -> int:
         """Copy an adapter's row [numel] into a free position, growing up to ``limit`` rows.
 
-        Growing leaves the old storage as it was: stacks handed out before stay readable.
+        Stacks handed out before stay readable.
         """
         if not self._free:
-            old = self.capacity
-            grown = self._allocate(max(old + 1, min(2 * old, limit)))
-            grown[:old].copy_(self._rows)
+            grown = self._rows.grow(limit)  # not under the lock: it may copy all rows
             with self._lock:
-                self._rows = grown
-                self._free.extend(range(grown.shape[0] - 1, old - 1, -1))
+                self._free.extend(grown)
                 self._views.clear()
         with self._lock:
             position = self._free.pop()
             self._used.add(position)
-        self._upload.copy(self._rows[position], row)
+        self._upload.copy(self._rows.row(position), row)
         return position
 
     def release(self, position: int) -> None:
         """Give a position back."""
         with self._lock:
             self._used.remove(position)
-            self._free.append(position)
+            if self._rows.keeps(position):
+                self._free.append(position)
+            else:
+                self._views.pop((position, position + 1), None)
             self._working_held = [None if p == position else p for p in self._working_held]
 
     def stack(self, positions: Sequence[int]) -> tuple[Stack, dict[int, int]]:
@@ -194,18 +202,25 @@ class Lane:
         low, high = min(positions), max(positions) + 1
         with self._lock:
             if high - low <= _DENSE_SPAN * len(positions):
-                return self._view(low, high), {p: p - low for p in positions}
+                stack = self._view(low, high)
+                if stack is not None:
+                    return stack, {p: p - low for p in positions}
             return self._working_set(positions)
 
     def single(self, position: int) -> Stack:
         """Return a stack of one."""
         with self._lock:
-            return self._view(position, position + 1)
+            stack = self._view(position, position + 1)
+        assert stack is not None  # a single row is one
+        return stack
 
-    def _view(self, low: int, high: int) -> Stack:
+    def _view(self, low: int, high: int) -> Stack | None:
         stack = self._views.get((low, high))
         if stack is None:
-            stack = self._views[low, high] = Stack(self.layout, self._rows[low:high])
+            rows = self._rows.span(low, high)
+            if rows is None:
+                return None
+            stack = self._views[low, high] = Stack(self.layout, rows)
             if len(self._views) > _VIEWS_KEPT:
                 self._views.popitem(last=False)
         else:
@@ -225,7 +240,7 @@ class Lane:
             self._end_epoch()
         for position, row in zip(missing, vacant, strict=True):
             held[:] = [None if p == position else p for p in held]
-            self._working_rows[row].copy_(self._rows[position])
+            self._working_rows[row].copy_(self._rows.row(position))
             held[row] = position
             row_of[position] = row
         if self._working_stack is None or self._working_stack.size != count:

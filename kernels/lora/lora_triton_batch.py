@@ -156,6 +156,11 @@ class TritonLoraBatch:
             self.pair_tokens, self.pair_terms = self.pair_tokens[:0], self.pair_terms[:0]
         return longest > 0
 
+    def release(self) -> None:
+        """Let go of the adapters that the last ``update`` took over; no step may read them any
+        more before the next one."""
+        self._held = ()
+
     def _fill(self, counts: Sequence[int], terms: Sequence[Sequence[_Term]]) -> None:
         lengths = [len(row) for row in terms]
         slots: list[int] = []

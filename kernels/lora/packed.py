@@ -18,7 +18,7 @@ class PackedAdapter:
 
     signature: Signature
     layout: AdapterLayout
-    row: torch.Tensor  # [numel] in the bank's storage, page-locked where the bank is on a GPU
+    row: torch.Tensor  # [numel] in the bank's storage
 
     @property
     def nbytes(self) -> int:
@@ -39,16 +39,12 @@ def pack(
     tensors: Mapping[str, tuple[torch.Tensor, torch.Tensor, float]],
     *,
     storage: torch.dtype,
-    page_locked: bool,
 ) -> PackedAdapter:
     """Lay tensors (module path -> A [r, in], B [width, r], scaling) out as one row.
 
     B is transposed and has the scaling folded in, computed in fp32 and rounded once.
     """
-    if page_locked:
-        row = torch.zeros(layout.numel, dtype=storage, pin_memory=True)
-    else:
-        row = torch.frombuffer(allocate(layout.numel * storage.itemsize), dtype=storage)
+    row = torch.frombuffer(allocate(layout.numel * storage.itemsize), dtype=storage)
     for site, place in zip(sites, layout.sites, strict=True):
         present = [tensors[path] for path, _ in site.out_slices if path in tensors]
         at = place.offset

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from tools.install import InstallFailed, check_machine, download, has_nvidia_device, pip_command
+from cluster.nvidia import has_nvidia_device
+from tools.install import InstallFailed, check_machine, download, pip_command
 from tools.pins import LOCK
 
 

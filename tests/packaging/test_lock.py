@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from packaging.utils import canonicalize_name
 
 from tests.packaging.conftest import ROOT
 from tools.lock import Resolver, check
-from tools.pins import LOCK, PYTHONS, read_pins
+from tools.pins import LOCK, LOCKS, PROJECT_LOCK, PYTHONS, LockFile, read_pins
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 SYSTEMS = (
@@ -129,6 +130,16 @@ def test_cuda_libraries_are_pinned_on_linux_alone() -> None:
             assert pin.marker.evaluate({**environment, "extra": ""}) is wanted
 
 
+@pytest.mark.parametrize("file", LOCKS[1:], ids=lambda file: file.path.name)
+def test_an_engines_lock_pins_it_and_its_torch(file: LockFile) -> None:
+    pins = read_pins(file.path.read_text(encoding="utf-8"))
+    assert file.requirement is not None
+    name, _, version = file.requirement.partition("==")
+    assert pins[name] == version
+    assert pins["torch"] == read_pins(TEXT)["torch"]
+    assert file.left_out is None or not any(map(file.left_out.fullmatch, pins))
+
+
 @pytest.mark.parametrize("line", ["torch", "torch>=2", "-r other.txt", "ray[serve]==2.60.0"])
 def test_other_lines_are_refused(line: str) -> None:
     with pytest.raises(ValueError, match="expected NAME==VERSION"):
@@ -173,7 +184,7 @@ def test_a_pin_that_does_not_resolve_is_a_fault_whatever_pips_settings(
     monkeypatch.setenv("UV_NO_INDEX", "1")
     wrong = tmp_path / LOCK.name
     wrong.write_text(TEXT.replace("triton==3.7.1", "triton==3.9.0"), encoding="utf-8")
-    assert check(wrong, bound_s=240.0) == 1
+    assert check([replace(PROJECT_LOCK, path=wrong)], bound_s=240.0) == 1
     said = capsys.readouterr().err
     assert "-triton==3.9.0" in said
     assert "+triton==3.7.1" in said

@@ -14,6 +14,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
+from deployments.engines.vllm_environment import plugin_files
 from tests.packaging.conftest import ROOT
 from tools.pins import PYTHONS
 
@@ -59,6 +60,12 @@ def test_every_file_of_the_packages_is_in_it(wheel: zipfile.ZipFile) -> None:
             if path.is_file() and "__pycache__" not in path.parts
         }
         assert files <= have, package
+
+
+def test_the_source_of_vllms_plugin_is_in_it(wheel: zipfile.ZipFile) -> None:
+    """`braid engine install vllm` builds it in another environment."""
+    files = plugin_files(ROOT / "plugins" / "vllm")
+    assert {f"deployments/engines/plugin/{path}" for path in files} <= set(wheel.namelist())
 
 
 def test_metadata_is_the_projects(metadata: Message) -> None:

@@ -37,7 +37,7 @@ class EngineMachine(RuleBasedStateMachine):
             max_model_len=32,
         )
         self.clock = ManualClock()
-        self.pool = BlockPool(config.kv_blocks, config.block_size)
+        self.pool = BlockPool(config.usual_kv_blocks, config.block_size)
         self.runner = FakeRunner()
         self.engine = TorchEngine(
             scheduler=Scheduler(config, self.pool, self.clock),

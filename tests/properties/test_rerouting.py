@@ -75,7 +75,7 @@ class House:
 
     def __init__(self, config: EngineConfig) -> None:
         self.config = config
-        self.pool = BlockPool(config.kv_blocks, config.block_size)
+        self.pool = BlockPool(config.usual_kv_blocks, config.block_size)
         self.scheduler = Scheduler(config, self.pool, ManualClock())
         self.memory: dict[tuple[int, int], Entry] = {}
         self.ended: dict[RequestId, EngineSequence] = {}

@@ -109,7 +109,7 @@ class Steps:
             self.load(loaded, slot, rank)
         batches = None if make_batches is None else make_batches(loaded, config, self.bank)
         self.runner = ModelRunner(loaded, config, self.bank, random_gates(), batches)
-        pool = BlockPool(config.kv_blocks, config.block_size)
+        pool = BlockPool(self.runner.kv_blocks, config.block_size)
         self._scheduler = Scheduler(config, pool, ManualClock())
         self._max_model_len = loaded.max_model_len
         self.mixed = 0  # steps that held prefill and decode

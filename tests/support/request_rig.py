@@ -125,7 +125,7 @@ class Rig:
             prefix_cache=prefix_cache,
             max_queued=max_queued,
         )
-        self.pool = BlockPool(config.kv_blocks, config.block_size)
+        self.pool = BlockPool(config.usual_kv_blocks, config.block_size)
         self.bank = Bank()
         self.runner = WatchedRunner(self.bank)
         self.runner.gate = threading.Semaphore(0)

@@ -113,6 +113,7 @@ class LocalEngine:
             base_check=base_check,  # type: ignore[arg-type]
         )
         config = EngineConfig(
+            dtype="float32",  # of the losses and answers that are compared
             device=device,  # type: ignore[arg-type]
             threads=threads,
             max_model_len=max_model_len,

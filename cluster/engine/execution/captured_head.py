@@ -47,6 +47,10 @@ class CapturedHead:
         terms = [(1, head_terms(self._bank, self._site, mixture)) for mixture in mixtures]
         return self._own if self._own.update(terms) else None
 
+    def release(self) -> None:
+        """Let go of the adapters of the last ``batch``."""
+        self._own.release()
+
     def is_touched(self, mixtures: Iterable[Mixture]) -> bool:
         """Return whether an adapter of these rows has LoRA on the head."""
         return any(head_terms(self._bank, self._site, mixture) for mixture in mixtures)

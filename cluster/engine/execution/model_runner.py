@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 
 import structlog
@@ -49,11 +50,13 @@ class ModelRunner:
         bank: AdapterBank,
         mixing: MixingParts | None = None,
         batches: StepBatches | None = None,
+        size_cache: Callable[[int], int] | None = None,
     ) -> None:
         """Allocate the KV cache and try the model with one token.
 
         ``mixing`` are the gates and routers that sequences may name; they are moved to the model's
-        device. ``batches`` are the device's own unless given.
+        device. ``batches`` are the device's own unless given. ``size_cache`` returns the number of
+        KV blocks, given the bytes that the largest step takes on a GPU; None: as configured.
 
         Raises:
             ModelSourceError: the model's attention asks for what is not supported.
@@ -81,13 +84,24 @@ class ModelRunner:
             num_layers=loaded.num_layers,
             hidden_size=self._hidden_size,
         )
-        self._kv_blocks = config.kv_blocks
         self._fused: FusedDecoder | None = None
         self._context.bank = bank
+        if size_cache is None:
+            self.kv_blocks = config.usual_kv_blocks
+        else:
+            with self._refused():
+                self.kv_blocks = size_cache(self._measure_largest_step(config))
+        self._allocate_cache(self.kv_blocks)
+        self._try()
+        if self._fused is not None:  # its operations never wait for the device
+            self._batches.capture(self._decode)
+
+    def _allocate_cache(self, blocks: int) -> None:
+        loaded = self._loaded
         self._context.kv_caches = tuple(
             LayerKVCache.allocate(
-                config.kv_blocks,
-                config.block_size,
+                blocks,
+                self._block_size,
                 loaded.num_kv_heads,
                 loaded.head_dim,
                 dtype=loaded.dtype,
@@ -95,9 +109,44 @@ class ModelRunner:
             )
             for _ in range(loaded.num_layers)
         )
-        self._try()
-        if self._fused is not None:  # its operations never wait for the device
-            self._batches.capture(self._decode)
+
+    def _measure_largest_step(self, config: EngineConfig) -> int:
+        """Run the largest step on a cache of its own; returns the bytes that it takes on a GPU
+        besides the cache.
+
+        Prompts fill the step, and as many tokens as the batch has rows are asked for.
+        """
+        longest = self._loaded.max_model_len
+        left = max(config.max_batch_tokens, config.max_batch_size)
+        counts: list[int] = []
+        while left:
+            counts.append(min(left, longest))
+            left -= counts[-1]
+        tables: list[list[int]] = []
+        blocks = 0
+        for count in counts:
+            needed = -(-count // self._block_size)
+            tables.append(list(range(blocks, blocks + needed)))
+            blocks += needed
+        self._allocate_cache(blocks)
+        on_gpu = self._loaded.device.type == "cuda"
+        before = 0
+        if on_gpu:
+            torch.cuda.synchronize()
+            torch.cuda.reset_peak_memory_stats()
+            before = torch.cuda.memory_allocated()
+        positions = [position for count in counts for position in range(count)]
+        wanted = list(range(len(positions)))[-config.max_batch_size :]
+        batch = self._batches.attention(tables, [0] * len(counts), counts)
+        self._forward([0] * len(positions), positions, wanted, batch, None)
+        taken = 0
+        if on_gpu:
+            torch.cuda.synchronize()
+            taken = torch.cuda.max_memory_allocated() - before
+        self._context.kv_caches = ()
+        if on_gpu:
+            torch.cuda.empty_cache()
+        return taken
 
     def start(self) -> None:
         """Set the calling thread's share of the CPU."""
@@ -140,6 +189,7 @@ class ModelRunner:
     def rest(self) -> None:
         """Forget the last step's adapters, whose storage could not be freed otherwise."""
         self._rows_kept, self._lora_batch, self._step_mixing = (), None, None
+        self._batches.rest()
 
     def _logits(
         self, scheduled: Sequence[ScheduledSequence], rows: StepRows
@@ -300,14 +350,20 @@ class ModelRunner:
         parts = self._mixing
         return StepMixing(batch, rows, parts.gates, parts.routers, self._sites)
 
+    @contextmanager
+    def _refused(self) -> Iterator[None]:
+        """Refuse a model that cannot be run."""
+        try:
+            yield
+        except (EngineError, TypeError, RuntimeError) as error:
+            raise ModelSourceError(f"{type(self._model).__name__} cannot run: {error}") from error
+
     def _try(self) -> None:
         """Run a few tokens through the first blocks, so that an unsupported model is refused when
         it is loaded, and the fused decoder is used only where it agrees with the model's own
         modules."""
-        try:
+        with self._refused():
             expected = self._trial()
-        except (EngineError, TypeError, RuntimeError) as error:
-            raise ModelSourceError(f"{type(self._model).__name__} cannot run: {error}") from error
         vocab_size = self._loaded.vocab_size
         if any(logits.shape[-1] != vocab_size for logits in expected):
             raise ModelSourceError(
@@ -331,7 +387,7 @@ class ModelRunner:
     def _trial(self) -> list[torch.Tensor]:
         """Return the logits of a prefill, and of a decode step after it."""
         size = self._block_size
-        room = min(size * self._kv_blocks, self._loaded.max_model_len)
+        room = min(size * self.kv_blocks, self._loaded.max_model_len)
         prompt = min(_TRIAL_TOKENS, room - 1)
         steps = [(0, 1)] if prompt < 1 else [(0, prompt), (prompt, 1)]
         answers = []

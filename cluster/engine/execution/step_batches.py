@@ -20,6 +20,7 @@ from cluster.engine.execution.cuda_graphs import (
 )
 from cluster.engine.model.model_loader import LoadedModel
 from cluster.engine.steps import ScheduledSequence
+from cluster.errors import ConfigError
 from kernels.attention.attention_batch import PagedBatch
 from kernels.attention.attention_triton_batch import TritonPagedBatch
 from kernels.attention.paged import AnyPagedBatch
@@ -75,6 +76,10 @@ class StepBatches(Protocol):
         if the step is not one that is captured."""
         ...
 
+    def rest(self) -> None:
+        """Let go of the last step's adapters, whose memory could not be freed otherwise."""
+        ...
+
 
 class TorchBatches:
     """Batches built for each step; nothing is captured.
@@ -117,6 +122,9 @@ class TorchBatches:
     def decode(self, _: Sequence[ScheduledSequence]) -> torch.Tensor | None:
         """Return None: nothing is captured."""
         return None
+
+    def rest(self) -> None:
+        """Do nothing: each step's batch is its own."""
 
 
 class TritonBatches:
@@ -211,6 +219,13 @@ class TritonBatches:
             return None
         return self._graphs.run([_row(item) for item in scheduled])
 
+    def rest(self) -> None:
+        """Let go of the last step's adapters, as in `StepBatches`."""
+        self._lora.release()
+        self._head.release()
+        if self._graphs is not None:
+            self._graphs.forget_rows()
+
 
 def make_batches(
     loaded: LoadedModel, config: EngineConfig, bank: AdapterBank, max_pairs: int = MAX_PAIRS
@@ -222,13 +237,24 @@ def make_batches(
         config: of its engine; it bounds a step's rows and tokens.
         bank: of its adapters.
         max_pairs: most adapters of a row.
+
+    Raises:
+        ConfigError: kernels for a GPU cannot be compiled here.
     """
     torch_batches = TorchBatches(bank, config.block_size, loaded.dtype, loaded.device)
     if not available(loaded.device):
         return torch_batches
     capture = CudaCapture() if config.cuda_graphs else None
     batches = triton_batches(loaded, config, bank, torch_batches, capture, max_pairs)
-    batches.compile()
+    try:
+        batches.compile()
+    except RuntimeError as error:
+        if "C compiler" not in str(error):
+            raise
+        raise ConfigError(
+            "Triton needs a C compiler to start kernels on a GPU, and finds none; install gcc with "
+            "libc6-dev, or name one with CC. `braid doctor` looks for it"
+        ) from error
     return batches
 
 

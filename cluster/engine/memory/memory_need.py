@@ -55,7 +55,7 @@ def memory_need(
         adapters: their share.
         device: "cpu" or "cuda"; weights are packed on the CPU only.
     """
-    item = ITEM_BYTES[engine.dtype]
+    item = ITEM_BYTES[engine.dtype_on(device)]
     product_item = 1 if engine.quantize == "int8" else item
     embedding = shape.vocabulary * shape.hidden
     # A tied head reads the embedding's rows, so its packed copy is extra.
@@ -73,7 +73,7 @@ def memory_need(
     return MemoryNeed(
         weights=embedding * item + (shape.parameters - embedding) * product_item,
         packed=packed,
-        kv_cache=engine.kv_blocks
+        kv_cache=least_kv_blocks(engine, device)
         * engine.block_size
         * 2
         * shape.layers
@@ -85,6 +85,16 @@ def memory_need(
         buffers=buffers,
         loading=shape.parameters * item + (2 * widest * item if device == "cpu" else 0),
     )
+
+
+def least_kv_blocks(engine: EngineConfig, device: str) -> int:
+    """Return the KV blocks without which a replica does not start.
+
+    On a GPU with ``kv_blocks: auto`` those of one request of the greatest length.
+    """
+    if engine.kv_blocks == "auto" and device == "cuda":
+        return -(-engine.max_model_len // engine.block_size)
+    return engine.usual_kv_blocks
 
 
 def check_fits(
@@ -112,10 +122,15 @@ def check_fits(
     total = need.total * replicas
     if total <= available:
         return
-    smaller = ["a smaller engine.kv_blocks", "a smaller adapters.memory_bytes"]
+    dtype, blocks = engine.dtype_on(device), least_kv_blocks(engine, device)
+    by_length = engine.kv_blocks == "auto" and device == "cuda"
+    smaller = [
+        f"a smaller engine.{'max_model_len' if by_length else 'kv_blocks'}",
+        "a smaller adapters.memory_bytes",
+    ]
     if device == "cpu":
         smaller.append("a smaller adapters.host_bytes")
-    if engine.dtype == "float32":
+    if dtype == "float32":
         smaller.insert(0, "engine.dtype bfloat16")
     if engine.quantize == "none" and device == "cpu":
         smaller.insert(0, "engine.quantize int8")
@@ -123,10 +138,10 @@ def check_fits(
         smaller.insert(0, "fewer replicas")
     times = f" for each of {replicas} replicas" if replicas > 1 else ""
     terms = (
-        f"weights {_gib(need.weights)} ({engine.dtype}"
+        f"weights {_gib(need.weights)} ({dtype}"
         f"{'' if engine.quantize == 'none' else f', {engine.quantize}'}), "
         f"packed copies {_gib(need.packed)}, "
-        f"KV cache {_gib(need.kv_cache)} ({engine.kv_blocks} blocks), "
+        f"KV cache {_gib(need.kv_cache)} ({blocks} blocks), "
         f"adapters {_gib(need.adapters)}, steps {_gib(need.steps)}"
         f"{f', buffers of kernels and graphs {_gib(need.buffers)}' if need.buffers else ''}"
     )

@@ -37,8 +37,12 @@ def _storage(loaded: LoadedModel, config: EngineConfig, adapters: AdapterConfig)
     narrower = loaded.dtype == torch.float32 and loaded.device.type == "cpu"
     if storage != loaded.dtype and not (narrower and storage == torch.bfloat16):
         raise ConfigError(
-            f"adapters.dtype is {adapters.dtype} with engine.dtype {config.dtype} on "
+            f"adapters.dtype is {adapters.dtype} with engine.dtype {_name(loaded.dtype)} on "
             f"{loaded.device.type}, expected auto, the engine's own, or bfloat16 with float32 on "
             "a CPU"
         )
     return storage
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

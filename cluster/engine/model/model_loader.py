@@ -68,7 +68,7 @@ def load_model(model_dir: Path, config: EngineConfig, read: ReadModel | None = N
     """
     device = resolve_device(config.device)
     check_quantize(config.quantize, device)
-    dtype = getattr(torch, config.dtype)
+    dtype = resolve_dtype(config, device)
     try:
         hf_config = AutoConfig.from_pretrained(model_dir, local_files_only=True)
     except (OSError, ValueError, KeyError) as error:
@@ -119,6 +119,13 @@ def resolve_device(wanted: str) -> torch.device:
     if wanted == "auto":
         wanted = "cuda" if torch.cuda.is_available() else "cpu"
     return torch.device(wanted)
+
+
+def resolve_dtype(config: EngineConfig, device: torch.device) -> torch.dtype:
+    """Resolve ``auto`` to what the device computes best in."""
+    dtype: torch.dtype = getattr(torch, config.dtype_on(device.type))
+    without = device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.float16 if config.dtype == "auto" and without else dtype
 
 
 def _from_pretrained(model_dir: Path, dtype: torch.dtype) -> nn.Module:

@@ -43,7 +43,7 @@ class ExactEngine:
         process: VirtualProcess,
         on_news: OnNews,
     ) -> None:
-        self._pool = BlockPool(config.kv_blocks, config.block_size, process.clock)
+        self._pool = BlockPool(config.usual_kv_blocks, config.block_size, process.clock)
         self._scheduler = Scheduler(config, self._pool, process.clock)
         self._cost = cost
         self._pace = pace

@@ -48,14 +48,14 @@ class FastEngine:
         on_news: OnNews,
     ) -> None:
         self._config = config
-        self.max_model_len = min(config.max_model_len, config.kv_blocks * config.block_size)
+        self.max_model_len = min(config.max_model_len, config.usual_kv_blocks * config.block_size)
         self._cost = cost
         self._pace = pace
         self._adapter_size = adapter_size
         self._process = process
         self._on_news = on_news
         pace.on_change = self._cut
-        self._memory = PrefixMemory(config.kv_blocks, process.clock)
+        self._memory = PrefixMemory(config.usual_kv_blocks, process.clock)
         self._batch = FastBatch(config, self._memory)
         self._cancelled: list[RequestId] = []
         self._next_deadline = math.inf

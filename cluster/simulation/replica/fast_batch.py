@@ -222,7 +222,7 @@ class FastBatch:
     def _room(self) -> KvRoom:
         size, rows = self._config.block_size, self.rows
         return KvRoom(
-            total=self._config.kv_blocks,
+            total=self._config.usual_kv_blocks,
             free=self._memory.free,
             needed=lambda sequence: -(-rows[sequence.request_id].tokens // size),
             reserve=lambda sequence: self._reserve(rows[sequence.request_id]),

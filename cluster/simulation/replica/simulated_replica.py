@@ -278,7 +278,7 @@ class SimulatedReplica:
             address="",
             queued=engine.waiting + self._waiting,
             running=engine.running,
-            kv_blocks_total=shape.engine.kv_blocks,
+            kv_blocks_total=shape.engine.usual_kv_blocks,
             kv_blocks_free=engine.kv_blocks_free,
             slots_total=shape.slots,
             adapter_bytes_limit=shape.adapter_bytes,

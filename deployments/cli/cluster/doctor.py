@@ -17,11 +17,13 @@ def doctor(
         int, typer.Option(min=1, max=65535, help="The port that `braid up` would use.")
     ] = AppConfig().front.port,
 ) -> None:
-    """Check this machine: versions, memory, port, model, Redis, files; with a fix for each fault.
+    """Check this machine: versions, memory, GPU, port, model, Redis, files; with a fix for each
+    fault.
 
     Ends with status 1 when something would keep a cluster from running.
     """
     from deployments.cli.cluster.checks import Verdict, all_checks
+    from deployments.cli.cluster.machine_checks import machine_checks
 
     table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
     table.add_column(no_wrap=True)
@@ -29,7 +31,7 @@ def doctor(
     table.add_column(overflow="fold")
     failed = 0
     with console.spinner("looking"):
-        for check in all_checks(Settings(), port):
+        for check in (*all_checks(Settings(), port), *machine_checks(Settings())):
             result = check()
             failed += result.verdict is Verdict.FAIL
             found = Text(result.found)

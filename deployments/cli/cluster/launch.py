@@ -11,18 +11,23 @@ from pydantic import ValidationError
 
 from cluster.adapters.catalog import AdapterCatalog
 from cluster.base_model.source import ModelLocation
-from cluster.config import AppConfig, RouterConfig, Settings
+from cluster.config import AppConfig, EngineConfig, RouterConfig, Settings, engines_folder
 from cluster.domain.adapter import AdapterEntry
 from cluster.domain.model_names import base_names
 from cluster.errors import AdapterSourceRefused, ConfigError
 from cluster.field_problems import all_problems
 from cluster.placement.cost.profile import engine_digest, read_profile
 from deployments.cli.cluster.config_file import merged, read_settings
+from deployments.engines.vllm_environment import INSTALL, Stamp
+from deployments.engines.vllm_environment import NAME as VLLM
+from deployments.local.gpus import Share, share_out
 from deployments.local.lifecycle import default_threads
 from deployments.local.local_state import StateDir, read_json
 from deployments.local.quickstart import DEMO_RIGHTS, demo_config
 from deployments.local.registered import registered_adapters
 
+BRAID = "braid"
+"""The engine of this project."""
 REDIS_TIMEOUT_S = 3.0
 SECRET_FIELDS = ("redis_url", "signing_key")
 SOURCE_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://([^/?#\s]+(/[^?#\s]*)?)?")
@@ -35,7 +40,10 @@ class Wish:
     model: str | None = None
     adapters: Path | None = None
     no_demo: bool = False
-    replicas: int = 2
+    replicas: int | None = None
+    gpus: int | None = None  # in all, one for each replica
+    engine: str | None = None
+    device: str | None = None
     threads: int | None = None  # per replica
     dtype: str | None = None
     quantize: str | None = None
@@ -63,6 +71,7 @@ class Launch:
     replicas: int  # that Serve starts with; a policy file may set it
     registered: Mapping[str, AdapterEntry] = field(default_factory=dict)
     """Adapters that were added to this cluster when it ran before, by alias."""
+    unused: str | None = None  # why a GPU of this machine is not used, if it has one
 
 
 def plan_launch(wish: Wish, state: StateDir, settings: Settings) -> Launch:
@@ -73,7 +82,7 @@ def plan_launch(wish: Wish, state: StateDir, settings: Settings) -> Launch:
     """
     from deployments.cli.cluster.asked_count import first_count
 
-    config = _config(wish, state, settings)
+    config, unused = _config(wish, state, settings)
     if wish.adapters is not None and wish.no_demo:
         raise ConfigError(
             "--no-demo means no adapters at all; leave it out when you give --adapters"
@@ -89,7 +98,14 @@ def plan_launch(wish: Wish, state: StateDir, settings: Settings) -> Launch:
         _check_tenants(wish.tenants, catalog.entries.keys() | registered.keys())
     else:
         config = config.model_copy(update={"tenants_file": state.tenants})
-    return Launch(config, catalog, rights, first_count(config), registered)
+    first = first_count(config)
+    gpus = config.replica.num_gpus * config.replica.replicas
+    if gpus and first > gpus:
+        raise ConfigError(
+            f"{config.controller.policy_file}: replicas.min: it asks for {first} replicas, one GPU "
+            f"each, and {gpus:g} are used; give --gpus {first}, or lower it"
+        )
+    return Launch(config, catalog, rights, first, registered, unused)
 
 
 def check_machine(launch: Launch, model: ModelLocation) -> str | None:
@@ -106,7 +122,9 @@ def check_machine(launch: Launch, model: ModelLocation) -> str | None:
     from router_service.router_kinds import default_registry
     from router_service.routers.kind import SERVED_NEEDS, router_context
 
-    check_memory(model.path, launch.config.engine, launch.config.adapters, replicas=launch.replicas)
+    if getattr(launch.config.engine, "kind", BRAID) == BRAID:  # others know what they need
+        config = launch.config
+        check_memory(model.path, config.engine, config.adapters, replicas=launch.replicas)
     _check_profile(launch.config, model)
     context = router_context(
         {**launch.catalog.entries, **launch.registered},
@@ -190,8 +208,11 @@ def _flat(config: AppConfig) -> dict[str, Any]:
     return values
 
 
-def _config(wish: Wish, state: StateDir, settings: Settings) -> AppConfig:
-    """Make the configuration; its paths are absolute, as the supervisor works in another folder."""
+def _config(wish: Wish, state: StateDir, settings: Settings) -> tuple[AppConfig, str | None]:
+    """Make the configuration; its paths are absolute, as the supervisor works in another folder.
+
+    Returns why a GPU is not used as well.
+    """
     redis_url = wish.redis_url
     if redis_url is None and settings.redis_url is not None:
         redis_url = settings.redis_url.get_secret_value()
@@ -202,6 +223,8 @@ def _config(wish: Wish, state: StateDir, settings: Settings) -> AppConfig:
         "redis_url": redis_url,
         "routers": tuple(_router(text) for text in wish.routers),
         "engine": {
+            "kind": wish.engine if "kind" in EngineConfig.model_fields else None,
+            "device": wish.device,
             "dtype": wish.dtype,
             "quantize": wish.quantize,
             "threads": wish.threads,
@@ -213,21 +236,37 @@ def _config(wish: Wish, state: StateDir, settings: Settings) -> AppConfig:
             "source_urls": tuple(_source_url(url) for url in wish.source_urls) or None,
         },
         "front": {"host": wish.host, "port": wish.port},
-        "replica": {"replicas": wish.replicas},
         "controller": {
             "policy_file": wish.policy.resolve() if wish.policy else None,
             "cost_profile": wish.cost_profile.resolve() if wish.cost_profile else None,
         },
     }
+    if wish.engine not in (None, BRAID) and "kind" not in EngineConfig.model_fields:
+        raise ConfigError(f"--engine {wish.engine}: unknown; expected {BRAID}")
+    found = merged(read_settings(wish.config) if wish.config else {}, _given(values))
+    share = _share(wish, found.get("engine", {}), settings)
     usual = {
-        "engine": {"threads": default_threads(wish.replicas)},
+        "engine": {"threads": default_threads(share.replicas)},
         "adapters": {"source_dir": state.sources.resolve()},
+        "replica": {"replicas": share.replicas, **({"num_gpus": share.gpus} if share.gpus else {})},
     }
-    settings_file = read_settings(wish.config) if wish.config else {}
     try:
-        return AppConfig.model_validate(merged(merged(usual, settings_file), _given(values)))
+        return AppConfig.model_validate(merged(usual, found)), share.unused
     except ValidationError as error:
         raise ConfigError(all_problems(error)) from error
+
+
+def _share(wish: Wish, engine: Mapping[str, Any], settings: Settings) -> Share:
+    """Return the replicas and their GPUs, for an engine as options and file have it."""
+    environment = None
+    if engine.get("kind") == VLLM:
+        named = engine.get("vllm", {}).get("python")  # of an environment made by hand
+        environment = Path(named).parent.parent if named else engines_folder(settings) / VLLM
+        if not named and Stamp.read(environment) is None:
+            raise ConfigError(f"vLLM is not installed; run `{INSTALL}`")
+    return share_out(
+        engine.get("device", "auto"), wish.gpus, wish.replicas, environment=environment
+    )
 
 
 def _given(values: dict[str, Any]) -> dict[str, Any]:

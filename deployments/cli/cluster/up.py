@@ -128,9 +128,39 @@ def up(
             rich_help_panel=OPERATOR,
         ),
     ] = False,
+    engine: Annotated[
+        str | None,
+        typer.Option(
+            metavar="braid|vllm",
+            help="What computes the answers; `braid engine list` shows what is installed. "
+            "Default: braid.",
+            rich_help_panel=MACHINE,
+        ),
+    ] = None,
+    device: Annotated[
+        str | None,
+        typer.Option(
+            metavar="auto|cpu|cuda",
+            help="What the replicas compute on. Default: auto, GPUs if they can be used.",
+            rich_help_panel=MACHINE,
+        ),
+    ] = None,
+    gpus: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="GPUs to use, one for each replica. Default: as many as replicas.",
+            rich_help_panel=MACHINE,
+        ),
+    ] = None,
     replicas: Annotated[
-        int, typer.Option(min=1, help="Engines, one process each.", rich_help_panel=MACHINE)
-    ] = 2,
+        int | None,
+        typer.Option(
+            min=1,
+            help="Engines, one process each. Default: 2, or 1 on a machine with one GPU.",
+            rich_help_panel=MACHINE,
+        ),
+    ] = None,
     threads: Annotated[
         int | None,
         typer.Option(
@@ -186,6 +216,9 @@ def up(
         adapters=adapters,
         no_demo=no_demo,
         replicas=replicas,
+        gpus=gpus,
+        engine=engine,
+        device=device,
         threads=threads,
         dtype=dtype,
         quantize=quantize,
@@ -250,9 +283,9 @@ def _check_and_fetch(launch: Launch, state: StateDir, settings: Settings) -> Non
         console.note(f"adapter {problem.alias} is not served: {problem.message}")
     with console.fetch_bar() as report:
         location = resolve_model(config.model, config.cache_dir or cache_folder(settings), report)
-    warning = check_machine(launch, location)
-    if warning is not None:
-        console.note(warning)
+    for warning in (launch.unused, check_machine(launch, location)):
+        if warning is not None:
+            console.note(warning)
     if launch.rights is not None:
         write_demo_tenants(state.tenants, state.keys, launch.rights, secrets.token_bytes)
 

@@ -72,6 +72,11 @@ class ProfileEngine:
         """Longest prompt and answer together, in tokens."""
         return self._built.engine.max_model_len
 
+    @property
+    def kv_blocks(self) -> int:
+        """KV blocks in all."""
+        return self._built.engine.stats().kv_blocks_total
+
     def read_adapter(self, folder: Path) -> tuple[LoadableAdapter, LoadTotals]:
         """Read an adapter's files; the load lacks the copy to a slot."""
         started = self._clock.monotonic()

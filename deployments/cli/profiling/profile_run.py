@@ -109,7 +109,7 @@ def _run_cells(
         max_batch=config.engine.max_batch_size,
         slots={rank: len(kept) for rank, kept in adapters.items()},
         longest=engine.longest,
-        room=config.engine.kv_blocks * config.engine.block_size,
+        room=engine.kv_blocks * config.engine.block_size,
         quick=quick,
     )
     if not cells:

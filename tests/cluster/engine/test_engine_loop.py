@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 import structlog
+import torch
 
 from cluster.config import EngineConfig
 from cluster.domain.ids import RequestId, Slot
@@ -46,7 +47,7 @@ class Harness:
         self.config = EngineConfig(**(options | config))
         self.clock = ManualClock()
         self.runner = FakeRunner()
-        self.pool = BlockPool(self.config.kv_blocks, self.config.block_size)
+        self.pool = BlockPool(self.config.usual_kv_blocks, self.config.block_size)
         self.deliveries: list[list[GenerationChunk]] = []
         self.on_delivery: Callable[[list[GenerationChunk]], None] | None = None
         self._arrived = threading.Condition()
@@ -283,6 +284,46 @@ def test_a_loop_that_cannot_start_tells_everyone(harness):
     assert h.engine.stalled_for() == float("inf")
     with pytest.raises(ReplicaLost, match="stopping"):
         h.submit(request("b"))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.AcceleratorError("CUDA error: an illegal memory access was encountered"),
+        RuntimeError("CUDA error: unspecified launch failure"),
+    ],
+)
+def test_a_lost_device_ends_the_engine_and_every_request_goes_elsewhere(harness, error):
+    h = harness()
+    h.runner.raises["b"] = error
+    for name in ("a", "b", "waits"):
+        h.submit(request(name))
+    h.engine.start()
+    assert {h.end(name).error_code for name in ("a", "b", "waits")} == {ReplicaLost.code}
+    assert h.engine.stop(drain=True, timeout_s=30)
+    assert h.engine.stalled_for() == float("inf")
+    with pytest.raises(ReplicaLost):
+        h.submit(request("c"))
+
+
+def test_a_lack_of_memory_ends_a_step_alone(harness):
+    h = harness()
+    h.runner.raises["a"] = torch.AcceleratorError("CUDA error: out of memory")
+    h.engine.start()
+    h.submit(request("a"))
+    assert h.end("a").error_code == EngineError.code
+    h.submit(request("b"))
+    assert len(h.tokens("b")) == 4
+
+
+def test_what_another_thread_meets_ends_an_idle_engine(harness):
+    h = harness()
+    h.engine.start()
+    h.submit(request("a"))
+    h.wait("a")
+    h.engine.give_up(torch.AcceleratorError("CUDA error: an illegal memory access"))
+    assert h.engine.stop(drain=True, timeout_s=30)
+    assert h.engine.stalled_for() == float("inf")
 
 
 def test_a_deadline_ends_a_request_and_keeps_its_tokens(harness):

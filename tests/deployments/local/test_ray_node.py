@@ -3,6 +3,7 @@
 Each test runs the node in a process of its own: Ray is one for a process.
 """
 
+import json
 import os
 import subprocess
 import sys
@@ -127,3 +128,31 @@ def test_what_speaks_http_asks_for_the_token(tmp_path: Path) -> None:
         """,
     )
     assert said.split() == ["401"]
+
+
+def test_actors_share_the_gpus_out_and_others_see_none(tmp_path: Path) -> None:
+    """It needs no GPU: Ray takes the number that it is given."""
+    said = run(
+        tmp_path,
+        """
+        local.stop()
+        os.environ.pop("CUDA_VISIBLE_DEVICES", None)
+        local.start(gpus=2)
+        from deployments.process import hide_gpus
+
+        @ray.remote(num_cpus=0)
+        class Shown:
+            def __init__(self, gpus):
+                hide_gpus(os.environ, gpus)
+            def devices(self):
+                return os.environ.get("CUDA_VISIBLE_DEVICES")
+
+        first, second = (Shown.options(num_gpus=1).remote(1) for _ in range(2))
+        without = Shown.remote(0)
+        print(json.dumps(ray.get([shown.devices.remote() for shown in (first, second, without)])))
+        local.stop()
+        """,
+    )
+    *shared, without = json.loads(said.splitlines()[-1])
+    assert sorted(shared) == ["0", "1"]
+    assert without == ""

@@ -5,6 +5,7 @@ The kernels behind them are tested elsewhere.
 
 import pytest
 import torch
+from torch.multiprocessing.reductions import StorageWeakRef
 
 from cluster.config import EngineConfig
 from cluster.engine.execution import model_runner, step_batches
@@ -15,6 +16,7 @@ from cluster.engine.execution.step_batches import (
     triton_batches,
 )
 from cluster.engine.model.model_loader import load_model
+from cluster.errors import ConfigError
 from kernels.attention.attention_batch import PagedBatch
 from kernels.attention.attention_triton_batch import TritonPagedBatch
 from kernels.lora.bank import AdapterBank
@@ -24,6 +26,7 @@ from kernels.lora.lora_triton_dispatch import available
 from tests.support.engine_steps import Case, Recorded, Steps
 
 CONFIG = EngineConfig(
+    dtype="float32",
     device="cpu",
     block_size=4,
     kv_blocks=32,
@@ -87,6 +90,42 @@ def test_a_gpu_gets_compiled_kernels_and_captures_where_asked(
     assert isinstance(batches, TritonBatches)
     assert [batch.max_pairs for batch in compiled] == [2]
     assert [capture.captured for capture in captures] == [[3, 3, 2, 2, 1, 1]] * cuda_graphs
+
+
+def test_a_missing_compiler_is_said_with_what_to_install(loaded, bank, monkeypatch):
+    def fail(_):
+        raise RuntimeError("Failed to find C compiler. Please specify via CC environment variable")
+
+    monkeypatch.setattr(step_batches, "available", lambda _: True)
+    monkeypatch.setattr(step_batches, "compile_kernels", fail)
+    with pytest.raises(ConfigError, match=r"Triton needs a C compiler .* install gcc"):
+        make_batches(loaded, CONFIG.model_copy(update={"cuda_graphs": False}), bank)
+
+
+def test_a_rest_lets_go_of_adapters(loaded):
+    bank = AdapterBank(loaded.sites, 2, 8, dtype=loaded.dtype, separate=True)
+    for slot in range(2):
+        bank.write(
+            slot,
+            {
+                p: (torch.ones(2, s.in_features), torch.ones(w, 2), 1.0)
+                for s in loaded.sites
+                for p, w in s.out_slices
+            },
+        )
+    larger = TorchBatches(bank, CONFIG.block_size, loaded.dtype, loaded.device)
+    batches = triton_batches(loaded, CONFIG, bank, larger, Recorded(), max_pairs=2)
+    batches.capture(lambda inputs, *_: torch.zeros(inputs.shape[1], 5))
+    batches.lora([(3, ((0, 1.0),))])
+    batches.head([((1, 1.0),)])
+    rows = [bank.entry(slot).lane.row(bank.entry(slot).position) for slot in range(2)]
+    storages = [StorageWeakRef(row.untyped_storage()) for row in rows]
+    del rows
+    bank.clear(0)
+    bank.clear(1)
+    assert not any(storage.expired() for storage in storages)
+    batches.rest()
+    assert all(storage.expired() for storage in storages)
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,7 @@ class Rig:
             "max_batch_tokens": 16,
         }
         self.config = EngineConfig.model_validate({**defaults, **config})
-        self.pool = BlockPool(self.config.kv_blocks, self.config.block_size)
+        self.pool = BlockPool(self.config.usual_kv_blocks, self.config.block_size)
         self.clock = ManualClock(1000.0)
         self.scheduler = Scheduler(self.config, self.pool, self.clock)
 

@@ -24,6 +24,7 @@ from cluster.domain.ids import AdapterDigest, TenantId
 from cluster.engine.memory import available_memory
 from cluster.errors import ConfigError
 from cluster.tenancy.keys import hash_key
+from deployments.cli.cluster import launch
 from deployments.cli.cluster.launch import (
     Wish,
     _check_profile,
@@ -32,6 +33,8 @@ from deployments.cli.cluster.launch import (
     differences,
     plan_launch,
 )
+from deployments.local import gpus
+from deployments.local.gpus import Share
 from deployments.local.local_state import StateDir, write_run
 
 Braid = Callable[..., Any]
@@ -100,6 +103,37 @@ def test_a_taken_port_is_refused(braid: Braid, state: StateDir) -> None:
 def test_quantised_weights_reach_the_engine(state: StateDir) -> None:
     assert plan(state, no_demo=True).config.engine.quantize == "none"
     assert plan(state, no_demo=True, quantize="int8").config.engine.quantize == "int8"
+
+
+def test_gpus_are_given_one_to_each_replica(
+    state: StateDir, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    without = plan(state, no_demo=True)
+    assert (without.config.replica.replicas, without.config.replica.num_gpus) == (2, 0)
+    monkeypatch.setattr(launch, "share_out", lambda *_, **__: Share(4, 1))
+    config = plan(state, no_demo=True, gpus=4, device="cuda").config
+    assert (config.replica.replicas, config.replica.num_gpus) == (4, 1)
+    assert config.engine.device == "cuda"
+    policy = tmp_path / "policy.yaml"
+    policy.write_text("version: 2\nreplicas: {min: 5, max: 5}\n")
+    with pytest.raises(ConfigError, match=r"asks for 5 replicas, one GPU each, and 4 are used"):
+        plan(state, no_demo=True, gpus=4, policy=policy)
+
+
+def test_an_engine_that_is_not_there_is_refused(braid: Braid, state: StateDir) -> None:
+    result = braid("up", "--no-demo", "--engine", "other")
+    assert result.exit_code == 1
+    assert "other" in result.stderr
+    assert plan(state, no_demo=True, engine="braid").config.replica.replicas == 2
+
+
+def test_a_gpu_is_asked_for_in_vain(
+    braid: Braid, state: StateDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gpus, "has_nvidia_device", lambda: False)
+    result = braid("up", "--no-demo", "--gpus", "1")
+    assert result.exit_code == 1
+    assert "no GPU was found" in result.stderr
 
 
 def test_wrong_values_are_named(braid: Braid, state: StateDir) -> None:
