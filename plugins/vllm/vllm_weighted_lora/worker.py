@@ -1,0 +1,174 @@
+"""Changes vLLM's workers: members of mixtures are loaded, kept and dropped there.
+
+`AdapterCalls` is the worker extension class whose methods ``collective_rpc`` reaches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import count
+from typing import Any
+
+from vllm.lora.layers import BaseLinearLayerWithLoRA
+from vllm.lora.lora_model import LoRAModel
+from vllm.lora.request import LoRARequest
+from vllm.lora.worker_manager import LRUCacheWorkerLoRAManager, WorkerLoRAManager
+
+from vllm_weighted_lora.adapter_checks import check_config, check_weights
+from vllm_weighted_lora.engine_side import FIRST_MEMBER, AdmittedMixture, is_mixture, wrap
+from vllm_weighted_lora.mixtures import Term, decode
+from vllm_weighted_lora.row_weights import Parts
+from vllm_weighted_lora.weighted_sum import slots_innermost
+
+
+class AdapterCalls:
+    """Worker extension: ``worker_extension_cls="vllm_weighted_lora.worker.AdapterCalls"``."""
+
+    model_runner: Any  # the worker's own
+
+    def load_adapter(self, name: str, folder: str) -> int:
+        """Load an adapter into a slot, where it stays until ``unload_adapter``.
+
+        Args:
+            name: any text; mixtures name it.
+            folder: PEFT's ``adapter_config.json`` and ``adapter_model.safetensors``.
+
+        Returns:
+            Bytes of its slot on the device.
+
+        Raises:
+            ValueError: the slots are taken, the name is in use, or the adapter cannot be used; the
+                message names it and says why.
+        """
+        return _members(self.model_runner).load_to_stay(name, folder)
+
+    def unload_adapter(self, name: str) -> None:
+        """Free the slot of an adapter that ``load_adapter`` loaded; does nothing if it is gone."""
+        _members(self.model_runner).unload(name)
+
+
+@dataclass(slots=True)
+class _Member:
+    """An adapter, by the number that vLLM's manager knows it by."""
+
+    number: int
+    folder: str
+
+
+class Members:
+    """Knows the adapters of one worker's mixtures, and has vLLM's manager load them."""
+
+    def __init__(self, manager: Any) -> None:
+        self._manager = manager
+        self._resident: dict[str, _Member] = {}
+        self._on_demand: dict[tuple[str, str], _Member] = {}
+        self._numbers = count(FIRST_MEMBER)
+
+    def load_to_stay(self, name: str, folder: str) -> int:
+        """Load and pin an adapter; returns the bytes of a slot."""
+        slots = self._manager._adapter_manager.lora_slots
+        if name in self._resident:
+            raise ValueError(f"adapter {name!r} is loaded already: unload it first")
+        if len(self._resident) >= slots:
+            raise ValueError(f"adapter {name!r} does not fit: all {slots} slots are taken")
+        member = _Member(next(self._numbers), folder)
+        self._ensure(name, member, pinned=True)
+        self._resident[name] = member
+        return self._slot_bytes()
+
+    def unload(self, name: str) -> None:
+        """Free an adapter's slot."""
+        member = self._resident.pop(name, None)
+        if member is not None:
+            self._manager.remove_adapter(member.number)
+
+    def parts(self, terms: Iterable[Term]) -> Parts:
+        """Load what is not loaded of a mixture; returns its members' numbers and weights."""
+        return tuple((self._number(term), term.weight) for term in terms)
+
+    def _number(self, term: Term) -> int:
+        if term.folder is None:
+            member = self._resident.get(term.name)
+            if member is None:
+                raise ValueError(f"adapter {term.name!r} is not loaded")
+        else:
+            key = (term.name, term.folder)
+            if key not in self._on_demand:
+                self._on_demand[key] = _Member(next(self._numbers), term.folder)
+            member = self._on_demand[key]
+        self._ensure(term.name, member, pinned=term.folder is None)
+        return member.number
+
+    def _ensure(self, name: str, member: _Member, *, pinned: bool) -> None:
+        # Also touches what is loaded, so that this step's members are the last to be dropped; and
+        # brings back what vLLM removed with everything else, after warming up or sleeping.
+        self._manager.add_adapter(LoRARequest(name, member.number, member.folder))
+        if pinned:
+            self._manager.pin_adapter(member.number)
+
+    def _slot_bytes(self) -> int:
+        total = 0
+        for module in self._manager._adapter_manager.modules.values():
+            for stacks in (module.lora_a_stacked, module.lora_b_stacked):
+                for stack in stacks if isinstance(stacks, tuple) else (stacks,):
+                    total += stack[0].numel() * stack.element_size()
+        return total
+
+
+def change_workers() -> None:
+    """Wrap the methods of vLLM's manager of adapters, once in a process."""
+    wrap(LRUCacheWorkerLoRAManager, "create_lora_manager", _create_manager)
+    wrap(LRUCacheWorkerLoRAManager, "_apply_adapters", _apply_adapters)
+    wrap(LRUCacheWorkerLoRAManager, "add_adapter", _add_adapter)
+    wrap(WorkerLoRAManager, "_load_adapter", _load_adapter)
+
+
+def _create_manager(original: Any, self: Any, *args: Any, **kwargs: Any) -> Any:
+    model = original(self, *args, **kwargs)
+    self.mixture_members = Members(self)
+    for module in self._adapter_manager.modules.values():
+        if isinstance(module, BaseLinearLayerWithLoRA) and not self.lora_config.fully_sharded_loras:
+            module.lora_b_stacked = tuple(map(slots_innermost, module.lora_b_stacked))
+    return model
+
+
+def _apply_adapters(original: Any, self: Any, lora_requests: set[LoRARequest]) -> None:
+    members: Members = self.mixture_members
+    mixtures = [request for request in lora_requests if isinstance(request, AdmittedMixture)]
+    original(self, {request for request in lora_requests if not is_mixture(request)})
+    parts = {request.lora_int_id: members.parts(request.terms) for request in mixtures}
+    for wrapper in self._adapter_manager.punica_wrapper_mapping.values():
+        wrapper.row_weights.mixtures = parts
+
+
+def _add_adapter(original: Any, self: Any, lora_request: LoRARequest) -> bool:
+    if not is_mixture(lora_request):
+        return bool(original(self, lora_request))
+    terms, _ = decode(lora_request.lora_path)
+    self.mixture_members.parts(terms)
+    return True
+
+
+def _load_adapter(original: Any, self: Any, lora_request: LoRARequest) -> LoRAModel:
+    if lora_request.lora_int_id < FIRST_MEMBER:
+        return original(self, lora_request)
+    try:
+        if self.lora_config.fully_sharded_loras:
+            raise ValueError("mixtures do not work with fully_sharded_loras")
+        check_config(lora_request.lora_path, self.lora_config.max_lora_rank)
+        lora = original(self, lora_request)
+        check_weights(lora, self._adapter_manager)
+    except Exception as error:
+        raise ValueError(
+            f"adapter {lora_request.lora_name!r} ({lora_request.lora_path}) cannot be used: {error}"
+        ) from error
+    return lora
+
+
+def _members(model_runner: Any) -> Members:
+    manager = getattr(model_runner, "lora_manager", None)
+    members = getattr(manager, "mixture_members", None)
+    if not isinstance(members, Members):
+        raise ValueError("vLLM was started without enable_lora: no adapter can be loaded")
+    return members
