@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
 from typing import Any
@@ -83,21 +83,32 @@ class Members:
         if member is not None:
             self._manager.remove_adapter(member.number)
 
-    def parts(self, terms: Iterable[Term]) -> Parts:
-        """Load what is not loaded of a mixture; returns its members' numbers and weights."""
-        return tuple((self._number(term), term.weight) for term in terms)
+    def load(self, mixtures: Mapping[int, Sequence[Term]]) -> dict[int, Parts]:
+        """Load what is not loaded of a step's mixtures.
 
-    def _number(self, term: Term) -> int:
-        if term.folder is None:
-            member = self._resident.get(term.name)
+        Args:
+            mixtures: by number, their terms. Together they must fit into the slots.
+
+        Returns:
+            By number, the members' own numbers and weights.
+        """
+        wanted = {(term.name, term.folder) for terms in mixtures.values() for term in terms}
+        numbers = {member: self._load(*member) for member in wanted}
+        return {
+            number: tuple((numbers[term.name, term.folder], term.weight) for term in terms)
+            for number, terms in mixtures.items()
+        }
+
+    def _load(self, name: str, folder: str | None) -> int:
+        if folder is None:
+            member = self._resident.get(name)
             if member is None:
-                raise ValueError(f"adapter {term.name!r} is not loaded")
+                raise ValueError(f"adapter {name!r} is not loaded")
         else:
-            key = (term.name, term.folder)
-            if key not in self._on_demand:
-                self._on_demand[key] = _Member(next(self._numbers), term.folder)
-            member = self._on_demand[key]
-        self._ensure(term.name, member, pinned=term.folder is None)
+            if (name, folder) not in self._on_demand:
+                self._on_demand[name, folder] = _Member(next(self._numbers), folder)
+            member = self._on_demand[name, folder]
+        self._ensure(name, member, pinned=folder is None)
         return member.number
 
     def _ensure(self, name: str, member: _Member, *, pinned: bool) -> None:
@@ -135,9 +146,9 @@ def _create_manager(original: Any, self: Any, *args: Any, **kwargs: Any) -> Any:
 
 def _apply_adapters(original: Any, self: Any, lora_requests: set[LoRARequest]) -> None:
     members: Members = self.mixture_members
-    mixtures = [request for request in lora_requests if isinstance(request, AdmittedMixture)]
+    mixtures = {r.lora_int_id: r.terms for r in lora_requests if isinstance(r, AdmittedMixture)}
     original(self, {request for request in lora_requests if not is_mixture(request)})
-    parts = {request.lora_int_id: members.parts(request.terms) for request in mixtures}
+    parts = members.load(mixtures)
     for wrapper in self._adapter_manager.punica_wrapper_mapping.values():
         wrapper.row_weights.mixtures = parts
 
@@ -146,7 +157,9 @@ def _add_adapter(original: Any, self: Any, lora_request: LoRARequest) -> bool:
     if not is_mixture(lora_request):
         return bool(original(self, lora_request))
     terms, _ = decode(lora_request.lora_path)
-    self.mixture_members.parts(terms)
+    if len(terms) > self._adapter_manager.lora_slots:
+        raise ValueError(f"the mixture needs {len(terms)} slots, and max_loras is less")
+    self.mixture_members.load({lora_request.lora_int_id: terms})
     return True
 
 
