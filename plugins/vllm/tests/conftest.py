@@ -19,6 +19,7 @@ for variable, value in {
     "VLLM_NO_USAGE_STATS": "1",
     "DO_NOT_TRACK": "1",
     "HF_HUB_OFFLINE": "1",
+    "VLLM_WORKER_MULTIPROCESSING_METHOD": "spawn",  # the oracle's threads do not survive a fork
 }.items():
     os.environ.setdefault(variable, value)
 
@@ -33,7 +34,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> SmallModel:
     return SmallModel.write(tmp_path_factory.mktemp("small"))
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def resident(small: SmallModel) -> Iterator[Any]:
     """A vLLM with all adapters loaded to stay."""
     from engines import start
@@ -45,7 +46,7 @@ def resident(small: SmallModel) -> Iterator[Any]:
     llm.llm_engine.engine_core.shutdown()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def crowded(small: SmallModel) -> Iterator[Any]:
     """A vLLM with three slots, for eight adapters that come and go."""
     from engines import start

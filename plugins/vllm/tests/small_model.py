@@ -130,7 +130,7 @@ class SmallModel:
             ),
             "rslora": Adapter(base, 6, 8, 2, ATTENTION, rslora=True),
             "rank1": Adapter(base, 7, 1, 1, every),
-            "gates": Adapter(base, 8, 5, 10, ("gate_proj", "o_proj")),
+            "head": Adapter(base, 8, 5, 10, ("lm_head", "gate_proj")),
         }
         made = cls(folder, base, adapters)
         for name, adapter in adapters.items():

@@ -50,7 +50,7 @@ def test_vllms_own_requests_work_as_before(crowded: Any, small: SmallModel) -> N
 
 def test_equal_mixtures_give_equal_answers_in_any_order(resident: Any, small: SmallModel) -> None:
     prompt = small.prompt(3, 20)
-    terms = [("rank8", 0.7), ("patterns", -1.3), ("gates", 0.2)]
+    terms = [("rank8", 0.7), ("patterns", -1.3), ("head", 0.2)]
     one, other = generate(
         resident, [prompt] * 2, [mixture_request(terms), mixture_request(terms[::-1])]
     )

@@ -15,7 +15,7 @@ from vllm.platforms import current_platform
 from vllm_weighted_lora import mixture_request
 from vllm_weighted_lora.cuda_wrapper import add_mixtures
 from vllm_weighted_lora.plugin import register
-from vllm_weighted_lora.weighted_sum import add_weighted_slices
+from vllm_weighted_lora.weighted_sum import SlotWeights, add_weighted_slices
 
 
 def operands() -> tuple[Any, ...]:
@@ -23,20 +23,21 @@ def operands() -> tuple[Any, ...]:
     x = torch.randn(6, 16, generator=draw)
     a = [torch.randn(3, 1, 2, 16, generator=draw) for _ in range(2)]
     b = [torch.randn(3, 1, width, 2, generator=draw) for width in (8, 4)]
-    return torch.zeros(6, 12), x, a, b, torch.randn(10, 3, generator=draw)
+    return torch.zeros(6, 12), x, a, b, torch.randn(10, 3, 1, generator=draw)
 
 
 def test_the_operator_is_traced_and_does_nothing_without_adapters() -> None:
     y, x, a, b, weights = operands()
+    unused = weights > 1
 
     def layer(y: Any, x: Any, flag: Any) -> Any:
         out = y * 1.0
-        add_mixtures(out, x, a, b, weights, flag, 2.0, [8, 4])
+        add_mixtures(out, x, a, b, weights, unused, flag, 2.0, [8, 4])
         return out
 
     traced = torch.compile(layer, fullgraph=True, backend="aot_eager")
     wanted = torch.zeros(6, 12)
-    add_weighted_slices(wanted, x, a, b, weights[:6], 2.0, [8, 4])
+    add_weighted_slices(wanted, x, a, b, SlotWeights(weights[:6], unused[:6]), 2.0, [8, 4])
     torch.testing.assert_close(traced(y, x, torch.tensor([True])), wanted)
     assert torch.equal(traced(y, x, torch.tensor([False])), y)
 

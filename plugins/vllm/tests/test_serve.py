@@ -90,7 +90,7 @@ def complete(address: str, model: str, prompt: list[int]) -> Any:
         ("small", []),
         ("rank8", [("rank8", 1.0)]),
         ("rank8=0.4,rank2=-0.3", [("rank8", 0.4), ("rank2", -0.3)]),
-        ("patterns=1.5,rank16=0.5,gates=-2", [("patterns", 1.5), ("rank16", 0.5), ("gates", -2.0)]),
+        ("patterns=1.5,rank16=0.5,head=-2", [("patterns", 1.5), ("rank16", 0.5), ("head", -2.0)]),
     ],
 )
 def test_a_models_name_is_a_mixture(

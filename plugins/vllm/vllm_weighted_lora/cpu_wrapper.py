@@ -10,7 +10,7 @@ from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU
 
 from vllm_weighted_lora.row_blocks import Block, plan_blocks
 from vllm_weighted_lora.row_weights import RowWeights
-from vllm_weighted_lora.weighted_sum import add_weighted
+from vllm_weighted_lora.weighted_sum import SlotWeights, add_weighted
 
 
 class MixtureWrapperCPU(PunicaWrapperCPU):
@@ -21,8 +21,8 @@ class MixtureWrapperCPU(PunicaWrapperCPU):
     ) -> None:
         super().__init__(max_num_batched_tokens, max_batches, device, **kwargs)
         self.row_weights = RowWeights()
-        self._tokens: list[tuple[Block, torch.Tensor]] = []
-        self._samples: list[tuple[Block, torch.Tensor]] = []
+        self._tokens: list[tuple[Block, SlotWeights]] = []
+        self._samples: list[tuple[Block, SlotWeights]] = []
 
     def update_metadata(
         self,
@@ -42,8 +42,9 @@ class MixtureWrapperCPU(PunicaWrapperCPU):
         )
         super().update_metadata(plain, lora_index_to_id, max_loras, vocab_size, **kwargs)
         slots_of = {number: slot for slot, number in enumerate(lora_index_to_id) if number}
+        at_head = {number: slots_of[number] for number in rows.at_head if number in slots_of}
         self._tokens = _plan(rows.runs(mapping.index_mapping, slots_of), len(lora_index_to_id))
-        self._samples = _plan(rows.runs(mapping.prompt_mapping, slots_of), len(lora_index_to_id))
+        self._samples = _plan(rows.runs(mapping.prompt_mapping, at_head), len(lora_index_to_id))
 
     def add_lora_linear(
         self,
@@ -79,16 +80,24 @@ class MixtureWrapperCPU(PunicaWrapperCPU):
         _add_blocks(rows, x.view(-1, width), lora_a_stacked, lora_b_stacked, self._samples, scale)
 
 
-def _plan(runs: list[tuple[int, dict[int, float]]], slots: int) -> list[tuple[Block, torch.Tensor]]:
+def _plan(runs: list[tuple[int, dict[int, float]]], slots: int) -> list[tuple[Block, SlotWeights]]:
     blocks = plan_blocks((length, tuple(weights)) for length, weights in runs)
     if not blocks:
         return []
     table = torch.tensor([[weights.get(slot, 0.0) for slot in range(slots)] for _, weights in runs])
-    rows = table.repeat_interleave(torch.tensor([length for length, _ in runs]), dim=0)
-    return [
-        (block, rows[block.first_row : block.end_row, block.first_slot : block.end_slot])
-        for block in blocks
-    ]
+    lengths = torch.tensor([length for length, _ in runs])
+    rows = table.repeat_interleave(lengths, dim=0)
+    used = torch.tensor([[slot in weights for slot in range(slots)] for _, weights in runs])
+    used_rows = used.repeat_interleave(lengths, dim=0)
+    return [(block, _weights(_part(rows, block), _part(used_rows, block))) for block in blocks]
+
+
+def _part(rows: torch.Tensor, block: Block) -> torch.Tensor:
+    return rows[block.first_row : block.end_row, block.first_slot : block.end_slot, None]
+
+
+def _weights(values: torch.Tensor, used: torch.Tensor) -> SlotWeights:
+    return SlotWeights(values, None if bool(used.all()) else ~used)
 
 
 def _add_blocks(
@@ -96,7 +105,7 @@ def _add_blocks(
     x: torch.Tensor,
     a: torch.Tensor,
     b: torch.Tensor,
-    blocks: list[tuple[Block, torch.Tensor]],
+    blocks: list[tuple[Block, SlotWeights]],
     scale: float,
 ) -> None:
     for block, weights in blocks:

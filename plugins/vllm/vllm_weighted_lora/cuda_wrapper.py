@@ -14,7 +14,7 @@ from vllm.lora.layers import LoRAMapping
 from vllm.lora.punica_wrapper.punica_gpu import PunicaWrapperGPU
 
 from vllm_weighted_lora.row_weights import RowWeights
-from vllm_weighted_lora.weighted_sum import add_weighted_slices
+from vllm_weighted_lora.weighted_sum import SlotWeights, add_weighted_slices
 
 
 def _add_mixtures(
@@ -23,6 +23,7 @@ def _add_mixtures(
     a_stacks: list[torch.Tensor],
     b_stacks: list[torch.Tensor],
     weights: torch.Tensor,
+    unused: torch.Tensor,
     any_adapter: torch.Tensor,
     scale: float,
     widths: list[int],
@@ -30,14 +31,14 @@ def _add_mixtures(
     # The flag lies in host memory. It is read when the operator runs or is captured, not when
     # torch.compile traces the model: graphs of steps without adapters hold nothing of it.
     if inputs.size(0) and any_adapter.item():
-        rows = weights[: inputs.size(0)]
+        rows = SlotWeights(weights[: inputs.size(0)], unused[: inputs.size(0)])
         add_weighted_slices(output, inputs, a_stacks, b_stacks, rows, scale, widths)
 
 
 _LIBRARY = torch.library.Library("vllm_weighted_lora", "DEF")
 _LIBRARY.define(
     "add_mixtures(Tensor(a!) output, Tensor inputs, Tensor[] a_stacks, Tensor[] b_stacks,"
-    " Tensor weights, Tensor any_adapter, float scale, int[] widths) -> ()"
+    " Tensor weights, Tensor unused, Tensor any_adapter, float scale, int[] widths) -> ()"
 )
 _LIBRARY.impl("add_mixtures", _add_mixtures, "CompositeExplicitAutograd")
 _LIBRARY._register_fake("add_mixtures", lambda *_: None)
@@ -48,18 +49,21 @@ class _WeightBuffer:
     """Holds weights of rows for slots at one address, and whether there are any."""
 
     def __init__(self, rows: int, slots: int, device: Any) -> None:
-        self.weights = torch.zeros((rows, slots), dtype=torch.float32, device=device)
+        self.weights = torch.zeros((rows, slots, 1), dtype=torch.float32, device=device)
+        self.unused = torch.ones((rows, slots, 1), dtype=torch.bool, device=device)
         self.any_adapter = torch.tensor([False], device="cpu")
 
     def write(self, runs: list[tuple[int, dict[int, float]]]) -> None:
         """Write the rows of a step; rows after them, which pad it, get no adapters."""
         slots = self.weights.size(1)
-        table = [[weights.get(slot, 0.0) for slot in range(slots)] for _, weights in runs]
+        absent = float("nan")
+        table = [[weights.get(slot, absent) for slot in range(slots)] for _, weights in runs]
         lengths = torch.tensor([length for length, _ in runs], dtype=torch.long)
-        rows = torch.tensor(table).view(-1, slots).repeat_interleave(lengths, dim=0)
+        rows = torch.tensor(table).view(-1, slots, 1).repeat_interleave(lengths, dim=0)
         self.any_adapter[0] = any(weights for _, weights in runs)
-        self.weights.zero_()
-        self.weights[: rows.size(0)].copy_(rows)
+        self.unused.fill_(True)
+        self.unused[: rows.size(0)].copy_(rows.isnan())
+        self.weights[: rows.size(0)].copy_(rows.nan_to_num_(0.0))
 
 
 class MixtureWrapperGPU(PunicaWrapperGPU):  # type: ignore[misc]  # vLLM declares it final
@@ -92,7 +96,8 @@ class MixtureWrapperGPU(PunicaWrapperGPU):  # type: ignore[misc]  # vLLM declare
         super().update_metadata(plain, lora_index_to_id, max_loras, vocab_size, **kwargs)
         slots_of = {number: slot for slot, number in enumerate(lora_index_to_id) if number}
         self._tokens.write(rows.runs(mapping.index_mapping, slots_of))
-        self._samples.write(rows.runs(mapping.prompt_mapping, slots_of))
+        at_head = {number: slots_of[number] for number in rows.at_head if number in slots_of}
+        self._samples.write(rows.runs(mapping.prompt_mapping, at_head))
 
     def add_lora_linear(
         self,
@@ -117,6 +122,7 @@ class MixtureWrapperGPU(PunicaWrapperGPU):  # type: ignore[misc]  # vLLM declare
             list(lora_a_stacked),
             list(lora_b_stacked),
             held.weights,
+            held.unused,
             held.any_adapter,
             scale,
             list(output_slices),
@@ -141,6 +147,7 @@ class MixtureWrapperGPU(PunicaWrapperGPU):  # type: ignore[misc]  # vLLM declare
             [lora_a_stacked],
             [lora_b_stacked],
             held.weights,
+            held.unused,
             held.any_adapter,
             scale,
             [y.size(-1)],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import lru_cache, wraps
 from itertools import count
 from typing import Any
@@ -181,7 +182,8 @@ def _collective_rpc(
         try:
             result = original(self, method, timeout, args, kwargs)
         except BaseException:
-            original(self, "unload_adapter", timeout, (name,), None)  # some ranks may have it
+            with suppress(Exception):  # some ranks may have it
+                original(self, "unload_adapter", timeout, (name,), None)
             raise
         budget.note_load(name)
         return result

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import groupby
 
 Parts = tuple[tuple[int, float], ...]
@@ -14,6 +14,8 @@ class RowWeights:
 
     def __init__(self) -> None:
         self.mixtures: Mapping[int, Parts] = {}
+        self.at_head: Collection[int] = ()
+        """Numbers of loaded adapters that reach the output head; most do not."""
 
     def without_mixtures(self, numbers: Sequence[int]) -> tuple[int, ...]:
         """Return the numbers with 0, "no adapter", in place of mixtures."""
@@ -26,7 +28,7 @@ class RowWeights:
 
         Args:
             numbers: of each row; 0 is the base model.
-            slots_of: slots of loaded adapters, by number.
+            slots_of: by number, slots of the adapters that count.
         """
         known: dict[int, dict[int, float]] = {}
         found = []
@@ -40,4 +42,4 @@ class RowWeights:
         if number <= 0:
             return {}
         parts = self.mixtures.get(number, ((number, 1.0),))
-        return {slots_of[member]: weight for member, weight in parts}
+        return {slots_of[member]: weight for member, weight in parts if member in slots_of}

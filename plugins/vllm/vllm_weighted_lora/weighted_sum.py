@@ -9,8 +9,23 @@ hold it.
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
+
+
+class SlotWeights(NamedTuple):
+    """Weights of rows for slots.
+
+    Attributes:
+        values: [rows, slots, 1], fp32.
+        unused: [rows, slots, 1], true for a slot that is not the row's. Its products are dropped
+            even if they are infinite: a row never depends on another one's adapters. None: all
+            are the row's.
+    """
+
+    values: torch.Tensor
+    unused: torch.Tensor | None
 
 
 def slots_innermost(stack: torch.Tensor) -> torch.Tensor:
@@ -30,7 +45,7 @@ def add_weighted(
     inputs: torch.Tensor,
     a_stack: torch.Tensor,
     b_stack: torch.Tensor,
-    weights: torch.Tensor,
+    weights: SlotWeights,
     scale: float = 1.0,
 ) -> None:
     """Add the weighted sum of adapters to ``output``, in place.
@@ -40,15 +55,15 @@ def add_weighted(
         inputs: [rows, inputs].
         a_stack: [slots, 1, rank, inputs], without gaps.
         b_stack: [slots, 1, outputs, rank].
-        weights: [rows, slots], fp32; 0 for a slot that the row does not use. Such a slot's products
-            are dropped even if they are infinite: a row never depends on another one's adapters.
+        scale: multiplies all weights.
     """
     slots, _, rank, width = a_stack.shape
     rows = inputs.size(0)
     shrunk = inputs.to(a_stack.dtype) @ a_stack.reshape(slots * rank, width).t()
     by_slot = shrunk.view(rows, slots, rank)
-    by_slot.mul_((weights * scale).unsqueeze(2))
-    by_slot.masked_fill_((weights == 0).unsqueeze(2), 0)
+    by_slot.mul_(weights.values if scale == 1.0 else weights.values * scale)
+    if weights.unused is not None:
+        by_slot.masked_fill_(weights.unused, 0)
     outputs = min(output.size(1), b_stack.size(2))  # both may be padded, to different sizes
     expand = b_stack[:, 0, :outputs].permute(1, 0, 2).reshape(outputs, slots * rank).t()
     target = output[:, :outputs]
@@ -63,7 +78,7 @@ def add_weighted_slices(
     inputs: torch.Tensor,
     a_stacks: Sequence[torch.Tensor],
     b_stacks: Sequence[torch.Tensor],
-    weights: torch.Tensor,
+    weights: SlotWeights,
     scale: float,
     widths: Sequence[int],
 ) -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import count
 from typing import Any
 
-from vllm.lora.layers import BaseLinearLayerWithLoRA
+from vllm.lora.layers import BaseLinearLayerWithLoRA, LogitsProcessorWithLoRA
 from vllm.lora.lora_model import LoRAModel
 from vllm.lora.request import LoRARequest
 from vllm.lora.worker_manager import LRUCacheWorkerLoRAManager, WorkerLoRAManager
@@ -64,6 +64,8 @@ class Members:
         self._resident: dict[str, _Member] = {}
         self._on_demand: dict[tuple[str, str], _Member] = {}
         self._numbers = count(FIRST_MEMBER)
+        modules = manager._adapter_manager.modules.items()
+        self._heads = [name for name, mod in modules if isinstance(mod, LogitsProcessorWithLoRA)]
 
     def load_to_stay(self, name: str, folder: str) -> int:
         """Load and pin an adapter; returns the bytes of a slot."""
@@ -73,7 +75,11 @@ class Members:
         if len(self._resident) >= slots:
             raise ValueError(f"adapter {name!r} does not fit: all {slots} slots are taken")
         member = _Member(next(self._numbers), folder)
-        self._ensure(name, member, pinned=True)
+        try:
+            self._ensure(name, member, pinned=True)
+        except BaseException:
+            self._manager.remove_adapter(member.number)
+            raise
         self._resident[name] = member
         return self._slot_bytes()
 
@@ -98,6 +104,14 @@ class Members:
             number: tuple((numbers[term.name, term.folder], term.weight) for term in terms)
             for number, terms in mixtures.items()
         }
+
+    def at_head(self) -> list[int]:
+        """Return the numbers of loaded adapters that reach the output head."""
+        return [
+            number
+            for number, lora in self._manager._adapter_manager.list_adapters().items()
+            if any(name in lora.loras for name in self._heads)
+        ]
 
     def _load(self, name: str, folder: str | None) -> int:
         if folder is None:
@@ -139,9 +153,15 @@ def _create_manager(original: Any, self: Any, *args: Any, **kwargs: Any) -> Any:
     model = original(self, *args, **kwargs)
     self.mixture_members = Members(self)
     for module in self._adapter_manager.modules.values():
-        if isinstance(module, BaseLinearLayerWithLoRA) and not self.lora_config.fully_sharded_loras:
+        if isinstance(module, LogitsProcessorWithLoRA):
+            module.lora_b_stacked = slots_innermost(module.lora_b_stacked)
+        elif isinstance(module, BaseLinearLayerWithLoRA) and not _sharded(self):
             module.lora_b_stacked = tuple(map(slots_innermost, module.lora_b_stacked))
     return model
+
+
+def _sharded(manager: Any) -> bool:
+    return bool(manager.lora_config.fully_sharded_loras)
 
 
 def _apply_adapters(original: Any, self: Any, lora_requests: set[LoRARequest]) -> None:
@@ -149,8 +169,10 @@ def _apply_adapters(original: Any, self: Any, lora_requests: set[LoRARequest]) -
     mixtures = {r.lora_int_id: r.terms for r in lora_requests if isinstance(r, AdmittedMixture)}
     original(self, {request for request in lora_requests if not is_mixture(request)})
     parts = members.load(mixtures)
+    at_head = members.at_head()
     for wrapper in self._adapter_manager.punica_wrapper_mapping.values():
         wrapper.row_weights.mixtures = parts
+        wrapper.row_weights.at_head = at_head
 
 
 def _add_adapter(original: Any, self: Any, lora_request: LoRARequest) -> bool:
@@ -167,7 +189,7 @@ def _load_adapter(original: Any, self: Any, lora_request: LoRARequest) -> LoRAMo
     if lora_request.lora_int_id < FIRST_MEMBER:
         return original(self, lora_request)
     try:
-        if self.lora_config.fully_sharded_loras:
+        if _sharded(self):
             raise ValueError("mixtures do not work with fully_sharded_loras")
         check_config(lora_request.lora_path, self.lora_config.max_lora_rank)
         lora = original(self, lora_request)
