@@ -34,10 +34,11 @@ CALLED_BY_LIBRARIES = (
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the check over all top folders but tests; returns the exit status."""
+    """Run the check over all top folders but tests, and plugins; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m tools.dead_code", description=__doc__)
     parser.parse_args(arguments)
-    folders = sorted(path.parent for path in ROOT.glob("[!.]*/__init__.py"))
+    packages = [*ROOT.glob("[!.]*/__init__.py"), *ROOT.glob("plugins/*/*/__init__.py")]
+    folders = sorted(path.parent for path in packages)
     try:
         reasons = read_reasons(ALLOWED.read_text(encoding="utf-8"))
     except ValueError as error:
