@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -17,9 +17,29 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+VLLM_BLOCK_SIZE = 32
+
+
+class VllmConfig(Section):
+    """What vLLM alone has, of an engine of kind "vllm"."""
+
+    python: Path | None = None
+    """The Python of its environment; unset: where ``braid engine install vllm`` makes it."""
+    kv_bytes: Annotated[int, Field(ge=1)] | None = None
+    """Memory of the KV cache, in place of ``kv_blocks``. Where neither is set, a GPU gives it what
+    is free."""
+    options: dict[str, Any] = {}
+    """More of vLLM's own engine arguments, by name, such as ``quantization``; unknown ones and
+    those that fields here set are refused."""
+
+
 class EngineConfig(Section):
     """One replica's engine."""
 
+    kind: Literal["braid", "vllm"] = "braid"
+    """"braid" is the project's own engine; "vllm" runs vLLM in a process and an environment of its
+    own, which ``braid engine install vllm`` makes. docs/decisions/0016 has the differences."""
+    vllm: VllmConfig = VllmConfig()
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     quantize: Literal["none", "int8"] = "none"
     """Weights of the base model; adapters and everything else stay in ``dtype``. CPU only."""
@@ -29,7 +49,7 @@ class EngineConfig(Section):
     max_model_len: Annotated[int, Field(ge=16)] = 2048
     """Longest prompt plus completion, in tokens; never above the model's own limit."""
     block_size: Annotated[int, Field(ge=1, le=256)] = 16
-    """Tokens per KV block."""
+    """Tokens per KV block. Unset, kind "vllm" has blocks of 32: its CPU kernels want no others."""
     kv_blocks: Annotated[int, Field(ge=1)] = 1024
     """KV blocks per replica: ``kv_blocks * block_size`` tokens in all."""
     max_batch_size: Annotated[int, Field(ge=1)] = 32
@@ -47,6 +67,23 @@ class EngineConfig(Section):
     cuda_graphs: bool = True
     """On a GPU, capture decode steps when the engine is built: a launch per step in place of some
     hundreds, for some seconds of start-up and the memory of one step."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_block_size(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("kind") == "vllm":
+            return {"block_size": VLLM_BLOCK_SIZE} | values
+        return values
+
+    @model_validator(mode="after")
+    def _kind_fits(self) -> "EngineConfig":
+        if self.kind == "braid" and self.vllm != VllmConfig():
+            raise ValueError("vllm: is for kind 'vllm'; set kind, or leave it out")
+        if self.kind == "vllm" and self.quantize != "none":
+            raise ValueError(
+                "quantize: is for kind 'braid'; use vllm.options.quantization, or a quantised model"
+            )
+        return self
 
 
 class AdapterConfig(Section):
@@ -193,6 +230,8 @@ class ReplicaConfig(Section):
     num_cpus: Annotated[float, Field(ge=0)] = 0
     """Ray's logical CPUs per replica; 0 leaves placement to other resources."""
     num_gpus: Annotated[float, Field(ge=0)] = 0
+    tensor_parallel: Annotated[int, Field(ge=1)] = 1
+    """Ranks that one model is spread over, each with a GPU of its own; for engine.kind "vllm"."""
     resources: dict[str, Annotated[float, Field(gt=0)]] = {}
     """Ray custom resources one replica takes."""
     host: str = "127.0.0.1"
@@ -238,6 +277,15 @@ class AppConfig(Section):
     replica: ReplicaConfig = ReplicaConfig()
     controller: ControllerConfig = ControllerConfig()
 
+    @model_validator(mode="after")
+    def _ranks_have_an_engine(self) -> "AppConfig":
+        if self.replica.tensor_parallel > 1 and self.engine.kind != "vllm":
+            raise ValueError(
+                f"replica.tensor_parallel: is {self.replica.tensor_parallel}, and engine.kind "
+                f"{self.engine.kind!r} computes on one device; set engine.kind to 'vllm'"
+            )
+        return self
+
 
 class Settings(BaseSettings):
     """The environment, read once."""
@@ -250,6 +298,8 @@ class Settings(BaseSettings):
     """BRAID_STATE_DIR: keys, pid file, logs."""
     cache_dir: Path | None = None
     """BRAID_CACHE_DIR: base models."""
+    engines_dir: Path | None = None
+    """BRAID_ENGINES_DIR: engines with environments of their own."""
     signing_key: SecretStr | None = None
     """BRAID_SIGNING_KEY: signs decisions; unset uses one kept in the state folder."""
     hub_token: SecretStr | None = None
@@ -264,6 +314,13 @@ class Settings(BaseSettings):
 def cache_folder(settings: Settings) -> Path:
     """Return the folder of fetched base models: BRAID_CACHE_DIR, else the user's cache folder."""
     return settings.cache_dir or _user_folder("XDG_CACHE_HOME", ".cache")
+
+
+def engines_folder(settings: Settings) -> Path:
+    """Return the folder of engines' environments: BRAID_ENGINES_DIR, else in the user's cache
+    folder."""
+    found = settings.engines_dir or _user_folder("XDG_CACHE_HOME", ".cache") / "engines"
+    return found.expanduser().absolute()
 
 
 def state_folder(settings: Settings) -> Path:

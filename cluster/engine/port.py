@@ -266,3 +266,4 @@ class BuiltEngine:
     module_shapes: dict[str, tuple[int, int]]  # module path -> (d_out, d_in)
     vocab_size: int
     device: str  # what it computes on, for people and for profiles of its costs
+    gates: bool = True  # it takes requests that name a gate or a router

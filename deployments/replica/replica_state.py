@@ -26,6 +26,7 @@ class ReplicaState:
         adapters: AdapterManager,
         requests: RequestTracker,
         device: str = "",
+        gates: bool = True,
     ) -> None:
         self.address = ""  # of the links; set once they are open
         self.draining = False
@@ -35,6 +36,7 @@ class ReplicaState:
         self._adapters = adapters
         self._requests = requests
         self._device = device
+        self._gates = gates
         self._sequence = 0
 
     def load(self) -> tuple[int, int, int]:
@@ -75,6 +77,7 @@ class ReplicaState:
             max_batch_size=self._config.engine.max_batch_size,
             block_size=self._config.engine.block_size,
             device=self._device,
+            gates=self._gates,
             backlog=sum_backlog(self._engine.backlog(), self._requests.backlog()),
             loading_bytes=self._adapters.loading_bytes,
             eviction_age_s=self._adapters.eviction_age_s,
