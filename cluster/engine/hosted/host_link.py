@@ -7,6 +7,7 @@ from pathlib import Path
 
 import structlog
 
+from cluster.engine.hosted.environment import INSTALL
 from cluster.engine.hosted.host_process import HostProcess
 from cluster.engine.hosted.messages import Failed, Ready, Start, ToHost
 from cluster.errors import ConfigError
@@ -42,7 +43,10 @@ class HostLink:
                 if isinstance(message, Ready):
                     return message
                 if isinstance(message, Failed):
-                    raise ConfigError(f"vLLM cannot serve {self._start.model}: {message.message}")
+                    hint = f"; run `{INSTALL}`" if "ModuleNotFound" in message.message else ""
+                    raise ConfigError(
+                        f"vLLM cannot serve {self._start.model}: {message.message}{hint}"
+                    )
         raise ConfigError(f"vLLM ended while it loaded {self._start.model}; its log says why")
 
     @property

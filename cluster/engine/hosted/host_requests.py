@@ -11,8 +11,9 @@ from cluster.engine.mixing import Mixing
 from cluster.engine.spans import Span
 from cluster.errors import EngineError, RequestError
 
-_SEED_BITS = 63
-_GOLDEN = 0x9E3779B97F4A7C15
+MOST_BIASES = 1024
+MOST_STOP_TOKENS = 128
+"""vLLM has room for so many in each row, and a step with more would fail for all its rows."""
 
 
 def check_request(
@@ -22,7 +23,8 @@ def check_request(
 
     Raises:
         EngineError: adapters that are weighed inside the model or change within the sequence.
-        RequestError: a token that the model does not have.
+        RequestError: a token that the model does not have, or more biased or stop tokens than
+            there is room for.
     """
     if mixing is not None:
         raise EngineError(
@@ -36,6 +38,10 @@ def check_request(
         )
     if not all(0 <= token < vocab_size for token in request.prompt_token_ids):
         raise RequestError(f"the model has tokens 0 to {vocab_size - 1}", param="prompt")
+    for field, most in (("logit_bias", MOST_BIASES), ("stop_token_ids", MOST_STOP_TOKENS)):
+        found = len(getattr(request.sampling, field))
+        if found > most:
+            raise RequestError(f"{field}: {found} tokens; vLLM takes at most {most}", param=field)
 
 
 def generate_message(request: HostedSequence, vocab_size: int) -> Generate:
@@ -58,7 +64,7 @@ def generate_message(request: HostedSequence, vocab_size: int) -> Generate:
             top_p=asked.top_p,
             top_k=asked.top_k,
             min_p=asked.min_p,
-            seed=_seed_after(asked.seed, resumed),
+            seed=asked.seed,
             presence_penalty=asked.presence_penalty,
             frequency_penalty=asked.frequency_penalty,
             repetition_penalty=asked.repetition_penalty,
@@ -75,14 +81,3 @@ def token_logprobs(
 ) -> tuple[TokenLogprobs, ...]:
     """Return log-probabilities as requests have them."""
     return tuple(TokenLogprobs(value, tuple(top)) for value, top in entries)
-
-
-def _seed_after(seed: int | None, resumed: int) -> int | None:
-    """Return the seed of a sequence that has tokens already.
-
-    vLLM draws from a stream that begins anew with the sequence, so the rest of a resumed one must
-    not repeat the draws of its beginning.
-    """
-    if seed is None:
-        return None
-    return (seed + resumed * _GOLDEN) & ((1 << _SEED_BITS) - 1)

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import contextlib
 import math
-import os
-import select
+import selectors
+import socket
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -67,8 +67,9 @@ class RelayLoop:
         self.counters = EngineCounters()
         self.preemptions = 0
         self.kv_free = 0
-        self._woken, self._wake = os.pipe()
-        os.set_blocking(self._wake, False)
+        self._woken, self._waking = socket.socketpair()
+        self._waking.setblocking(False)
+        self._selector = selectors.DefaultSelector()
         self._opened = Future[Ready]()
         self._requests: HostedRequests | None = None
         self._account: StepAccount | None = None
@@ -95,8 +96,9 @@ class RelayLoop:
 
     def wake(self) -> None:
         """Let the thread look at the requests."""
-        with contextlib.suppress(BlockingIOError):  # it has not followed earlier ones yet
-            os.write(self._wake, b".")
+        # It has not followed earlier ones yet, or has ended.
+        with contextlib.suppress(OSError):
+            self._waking.send(b".")
 
     def join(self, timeout_s: float | None) -> bool:
         """Wait for the thread to end; reports whether it has."""
@@ -126,6 +128,8 @@ class RelayLoop:
             self._opened.set_exception(error)
             return
         self._attached.wait()
+        self._selector.register(self._link.process, selectors.EVENT_READ)
+        self._selector.register(self._woken, selectors.EVENT_READ)
         try:
             while self._goes_on():
                 self._turn()
@@ -146,13 +150,12 @@ class RelayLoop:
     def _turn(self) -> None:
         """Do what was asked for, then take what the host has sent, if anything."""
         self._follow_orders()
-        process = self._link.process
-        ready, _, _ = select.select([process, self._woken], [], [], self._patience())
+        ready = {key.fileobj for key, _ in self._selector.select(self._patience())}
         if self._woken in ready:
-            os.read(self._woken, 4096)
-        if process not in ready:
+            self._woken.recv(4096)
+        if self._link.process not in ready:
             return
-        received = process.receive()
+        received = self._link.process.receive()
         if received is None:
             raise ReplicaLost("the engine host has ended")
         for message in received:
@@ -259,8 +262,12 @@ class RelayLoop:
             self._books.stopping = True
             self._fail_all(lost)
         self._deliver(self._take_ended())
+        self._selector.unregister(self._woken)
         self._count_left()
+        self._selector.close()
         self._link.close()
+        self._woken.close()
+        self._waking.close()
         self.calls.lose(lost)
         self._on_end()
 
@@ -268,7 +275,7 @@ class RelayLoop:
         """Ask the host what it still has once it has followed all orders."""
         answer = self.calls.begin(CountLive)
         while not answer.done():
-            ready, _, _ = select.select([self._link.process], [], [], END_S)
+            ready = self._selector.select(END_S)
             received = self._link.process.receive() if ready else None
             if received is None:
                 return

@@ -9,18 +9,30 @@ from vllm_weighted_lora import mixture_request
 
 from cluster.engine.hosted.messages import Generate, HostSampling, HostTokens
 
+_GOLDEN = 0x9E3779B97F4A7C15
+_SEEDS = 1 << 63
 Entry = tuple[float, list[tuple[int, float]]]
 """(log-probability of a token, (token, log-probability) of the likeliest ones)."""
 
 
-def core_request(message: Generate) -> EngineCoreRequest:
-    """Return vLLM's request for a sequence."""
+def core_request(message: Generate, *, draws_by_position: bool) -> EngineCoreRequest:
+    """Return vLLM's request for a sequence.
+
+    Args:
+        message: the sequence.
+        draws_by_position: a seed gives each position its draw. Else draws are a stream that begins
+            with the request, and the rest of a resumed sequence gets another one, so that it does
+            not repeat the draws of its beginning.
+    """
     adapters = message.adapters
+    params = sampling_params(message.sampling)
+    if params.seed is not None and not draws_by_position:
+        params.seed = (params.seed + message.resumed * _GOLDEN) % _SEEDS
     return EngineCoreRequest(
         request_id=str(message.id),
         prompt_token_ids=message.token_ids,
         mm_features=None,
-        sampling_params=sampling_params(message.sampling),
+        sampling_params=params,
         pooling_params=None,
         arrival_time=time.time(),
         lora_request=mixture_request(adapters, message.namespace) if adapters else None,

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from vllm.v1.engine import EngineCoreRequest
 from vllm.v1.engine.core import EngineCore
 
 from cluster.engine.hosted.host.core_requests import core_request, host_tokens
@@ -39,8 +40,8 @@ class CoreLoop:
         self._inbox = inbox
         self._send = send
         self._live: dict[str, HostSampling] = {}
-        self._resumed: dict[str, int] = {}
         self._planned: list[Any] = []  # plans whose output came since the last report
+        self._told_free = self.kv_free
         self._watch_plans()
 
     def run(self) -> None:
@@ -50,9 +51,13 @@ class CoreLoop:
             Exception: a step failed; the engine core cannot go on.
         """
         while True:
-            busy = self._core.scheduler.has_requests() or bool(self._core.batch_queue)
-            self._take_messages(wait=not busy)
-            if self._core.scheduler.has_requests() or self._core.batch_queue:
+            if self._is_busy():
+                self._take_messages(wait=False)
+            else:
+                if self.kv_free != self._told_free:  # after sequences were aborted
+                    self._tell(0.0, [], [], 0)
+                self._take_messages(wait=True)
+            if self._is_busy():
                 self._step()
 
     @property
@@ -60,6 +65,19 @@ class CoreLoop:
         """KV blocks that can be handed out."""
         free: int = self._core.scheduler.kv_cache_manager.block_pool.get_num_free_blocks()
         return free
+
+    def _is_busy(self) -> bool:
+        return self._core.scheduler.has_requests() or bool(self._core.batch_queue)
+
+    def _tell(
+        self,
+        seconds: float,
+        rows: list[tuple[int, int, int]],
+        tokens: list[HostTokens],
+        preempted: int,
+    ) -> None:
+        self._told_free = self.kv_free
+        self._send(StepDone(seconds, rows, tokens, self._told_free, preempted))
 
     def _watch_plans(self) -> None:
         """Note each plan of which vLLM's scheduler takes the output: a step does not return it."""
@@ -101,15 +119,19 @@ class CoreLoop:
     def _generate(self, message: Generate) -> None:
         """Hand a sequence to the scheduler; what it cannot take ends at once."""
         try:
-            request, wave = self._core.preprocess_add_request(core_request(message))
+            request, wave = self._core.preprocess_add_request(self._request(message))
             if message.sampling.grammar and message.resumed:
                 self._follow(request, message.token_ids[-message.resumed :])
             self._core.add_request(request, wave)
         except Exception as error:
             ended = HostTokens(message.id, [], finish="error", problem=str(error))
-            self._send(StepDone(0.0, [], [ended], self.kv_free, 0))
+            self._tell(0.0, [], [ended], 0)
             return
         self._live[str(message.id)] = message.sampling
+
+    def _request(self, message: Generate) -> EngineCoreRequest:
+        by_position = self._core.vllm_config.use_v2_model_runner
+        return core_request(message, draws_by_position=by_position)
 
     def _follow(self, request: Any, tokens: list[int]) -> None:
         """Let a request's grammar follow the tokens that were generated elsewhere."""
@@ -148,7 +170,7 @@ class CoreLoop:
         rows = [row for plan in plans for row in _rows(plan)]
         preempted = sum(len(plan.preempted_req_ids or ()) for plan in plans)
         if rows or tokens or preempted:
-            self._send(StepDone(seconds, rows, tokens, self.kv_free, preempted))
+            self._tell(seconds, rows, tokens, preempted)
 
 
 def _rows(plan: Any) -> list[tuple[int, int, int]]:

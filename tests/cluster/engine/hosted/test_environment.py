@@ -18,7 +18,7 @@ def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     python.parent.mkdir(parents=True)
     python.touch()
     assert find_python(EngineConfig(kind="vllm")) == python
-    with pytest.raises(ConfigError, match="engine.vllm.python: /nowhere is not there"):
+    with pytest.raises(ConfigError, match=r"engine\.vllm\.python: /nowhere is not there"):
         find_python(EngineConfig(kind="vllm", vllm={"python": "/nowhere"}))
 
 
