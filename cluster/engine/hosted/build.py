@@ -10,6 +10,7 @@ import torch
 
 from cluster.clock import Clock
 from cluster.config import AdapterConfig, EngineConfig
+from cluster.engine.device_name import device_name
 from cluster.engine.hosted.adapter_files import AdapterFiles
 from cluster.engine.hosted.base_facts import BaseFacts
 from cluster.engine.hosted.environment import find_python, host_environment
@@ -17,7 +18,7 @@ from cluster.engine.hosted.host_link import HostLink
 from cluster.engine.hosted.hosted_engine import HostedEngine
 from cluster.engine.hosted.hosted_requests import HostedRequests
 from cluster.engine.hosted.hosted_slots import HostedSlots
-from cluster.engine.hosted.messages import Start
+from cluster.engine.hosted.messages import Ready, Start
 from cluster.engine.hosted.relay_loop import RelayLoop
 from cluster.engine.hosted.slot_ranks import slot_rank
 from cluster.engine.hosted.step_account import StepAccount
@@ -82,11 +83,12 @@ def build_hosted_engine(
     link = HostLink(python, host_environment(config.threads), start)
     loop = RelayLoop(link, clock, on_chunks, on_end=files.close)
     ready = loop.open()
+    device = _device_of(ready, config)
     log.info(
         "engine_host.ready",
         pid=link.process.pid,
         vllm=ready.version,
-        device=ready.device,
+        device=device,
         kv_blocks=ready.kv_blocks,
         slots=adapter_config.slots,
         slot_rank=rank,
@@ -115,9 +117,16 @@ def build_hosted_engine(
         adapters=slots,
         module_shapes=facts.module_shapes,
         vocab_size=ready.vocab_size,
-        device=f"vllm on {ready.device}",
+        device=device,
         gates=False,
     )
+
+
+def _device_of(ready: Ready, config: EngineConfig) -> str:
+    """Return what the host computes on; its costs are not those of another engine there."""
+    if ready.device_type == "cpu":
+        return f"vllm, {device_name(torch.device('cpu'), config.threads)}"
+    return f"vllm, {ready.device_type}: {ready.device_name}"
 
 
 def adapter_dtype(config: EngineConfig, adapter_config: AdapterConfig) -> torch.dtype:

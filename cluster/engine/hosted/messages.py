@@ -110,7 +110,8 @@ class Ready(msgspec.Struct, frozen=True, tag="ready"):
     max_model_len: int
     vocab_size: int
     kv_blocks: int
-    device: str
+    device_type: str  # "cpu" or "cuda"
+    device_name: str
     version: str  # of the engine
 
 

@@ -8,13 +8,13 @@ of the packages that the replica is run with.
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[4]
+HERE = Path(__file__).resolve().parent
+ROOT = str(HERE.parents[3])
 
-# The first entry was this folder. What "cluster" has below it is found by the package from then on.
-sys.path[0] = str(ROOT)
-import cluster  # noqa: E402, F401 - is found here, so that its modules are found by it
+sys.path[:] = [ROOT, *(path for path in sys.path if Path(path).resolve() != HERE)]
+import cluster  # noqa: E402, F401 - once it is found, its modules are found by it
 
-del sys.path[0]
+sys.path.remove(ROOT)
 
 if __name__ == "__main__":  # not in the processes that vLLM starts for its ranks
     from cluster.engine.hosted.host.serving import serve

@@ -79,7 +79,8 @@ def _ready(core: object) -> Ready:
         max_model_len=config.model_config.max_model_len,
         vocab_size=config.model_config.get_vocab_size(),
         kv_blocks=config.cache_config.num_gpu_blocks - 1,
-        device=f"{current_platform.device_type}: {current_platform.get_device_name()}",
+        device_type=current_platform.device_type,
+        device_name=current_platform.get_device_name(),
         version=__version__,
     )
 
