@@ -28,6 +28,8 @@ from cluster.errors import ConfigError
 
 log = structlog.get_logger(__name__)
 
+MOST_TERMS = 8
+"""Adapters of a mixture that vllm_weighted_lora takes."""
 _SEED_MASK = (1 << 31) - 1
 
 
@@ -56,6 +58,11 @@ def build_hosted_engine(
         ModelSourceError: the model is of a kind that is not known.
         ConfigError: vLLM is not installed, or cannot serve this model as configured.
     """
+    if adapter_config.max_mixture > MOST_TERMS:
+        raise ConfigError(
+            f"adapters.max_mixture is {adapter_config.max_mixture}; with engine.kind 'vllm' a "
+            f"mixture has at most {MOST_TERMS} adapters"
+        )
     python = find_python(config)
     facts = BaseFacts.read(model_dir)
     dtype = adapter_dtype(config, adapter_config)

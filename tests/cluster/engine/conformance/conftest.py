@@ -11,7 +11,7 @@ from cluster.engine.hosted.environment import find_python
 from cluster.engine.port import BuiltEngine, OnChunks, OnReturned
 from cluster.errors import ConfigError
 from tests.support.manual_clock import ManualClock
-from tests.support.port_rig import PortRig
+from tests.support.port_rig import SLOTS, PortRig
 
 EOS = 1
 OPTIONS = {
@@ -35,7 +35,7 @@ def engine(**options: object) -> MakeEngine:
         return build_engine(
             base,
             EngineConfig(**(OPTIONS | options)),
-            AdapterConfig(slots=4, base_check="shapes"),
+            AdapterConfig(slots=SLOTS, base_check="shapes"),
             clock=clock,
             on_chunks=on_chunks,
             new_seed=lambda: next(seeds),
@@ -80,21 +80,46 @@ def kind(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
-@pytest.fixture
-def unstarted(kind: str, tiny_model: Callable[..., Path], tmp_path: Path) -> Iterator[PortRig]:
-    """An engine that takes requests and has not begun; stopped and checked at the end."""
-    base = tiny_model("llama", eos_token_id=EOS, head_dim=32)
+@pytest.fixture(scope="session")
+def base(tiny_model: Callable[..., Path]) -> Path:
+    """A model whose heads are wide enough for every engine's kernels."""
+    return tiny_model("llama", eos_token_id=EOS, head_dim=32)
 
+
+def make_rig(kind: str, base: Path, folders: Path) -> PortRig:
     def make(*, clock: ManualClock, on_chunks: OnChunks, on_returned: OnReturned) -> BuiltEngine:
         return ENGINES[kind](base, clock, on_chunks, on_returned)
 
-    rig = PortRig(make, base, tmp_path)
+    return PortRig(make, base, folders)
+
+
+@pytest.fixture
+def unstarted(kind: str, base: Path, tmp_path: Path) -> Iterator[PortRig]:
+    """An engine that takes requests and has not begun; stopped and checked at the end."""
+    rig = make_rig(kind, base, tmp_path)
+    yield rig
+    rig.finish()
+
+
+@pytest.fixture(scope="module")
+def vllm_rig(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[PortRig]:
+    """vLLM takes seconds to start, so one serves many tests."""
+    rig = make_rig(VLLM, base, tmp_path_factory.mktemp("vllm"))
+    rig.engine.start()
     yield rig
     rig.finish()
 
 
 @pytest.fixture
-def rig(unstarted: PortRig) -> PortRig:
-    """An engine that runs."""
-    unstarted.engine.start()
-    return unstarted
+def rig(kind: str, base: Path, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[PortRig]:
+    """An engine that runs. Where a module's tests count nothing that was before, they share it."""
+    if kind == VLLM and getattr(request.module, "SHARES_AN_ENGINE", False):
+        rig = request.getfixturevalue("vllm_rig")
+        rig.lend(request.node.name)
+        yield rig
+        rig.take_back()
+    else:
+        rig = make_rig(kind, base, tmp_path)
+        rig.engine.start()
+        yield rig
+        rig.finish()
