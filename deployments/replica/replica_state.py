@@ -1,5 +1,7 @@
 """A replica's account of itself, published to the fronts on its links."""
 
+import math
+
 from cluster.adapters.residency.manager import AdapterManager
 from cluster.clock import Clock
 from cluster.config import AppConfig
@@ -61,7 +63,8 @@ class ReplicaState:
             adapter_bytes_limit=self._config.adapters.memory_bytes,
             adapter_bytes_used=self._adapters.bytes_used,
             resident=self._adapters.resident(),
-            draining=self.draining,
+            # One whose engine has ended fails at once, and would look free until Serve ends it.
+            draining=self.draining or math.isinf(self._engine.stalled_for()),
             sequence=self._sequence,
             desired=tuple(sorted(desired)),
             desired_version=version,
