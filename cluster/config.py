@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -18,11 +18,29 @@ class Section(BaseModel):
 
 
 CPU_KV_BLOCKS = 1024
+VLLM_BLOCK_SIZE = 32
+
+
+class VllmConfig(Section):
+    """What vLLM alone has, of an engine of kind "vllm"."""
+
+    python: Path | None = None
+    """The Python of its environment; unset: where ``braid engine install vllm`` makes it."""
+    kv_bytes: Annotated[int, Field(ge=1)] | None = None
+    """Memory of the KV cache, in place of ``kv_blocks``. Where neither is set, a GPU gives it what
+    is free."""
+    options: dict[str, Any] = {}
+    """More of vLLM's own engine arguments, by name, such as ``quantization``; unknown ones and
+    those that fields here set are refused."""
 
 
 class EngineConfig(Section):
     """One replica's engine."""
 
+    kind: Literal["braid", "vllm"] = "braid"
+    """"braid" is the project's own engine; "vllm" runs vLLM in a process and an environment of its
+    own, which ``braid engine install vllm`` makes. docs/decisions/0016 has the differences."""
+    vllm: VllmConfig = VllmConfig()
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Numbers of the base model. auto: bfloat16 on a GPU (float16 on one that lacks it), float32 on
     a CPU."""
@@ -34,7 +52,7 @@ class EngineConfig(Section):
     max_model_len: Annotated[int, Field(ge=16)] = 2048
     """Longest prompt plus completion, in tokens; never above the model's own limit."""
     block_size: Annotated[int, Field(ge=1, le=256)] = 16
-    """Tokens per KV block."""
+    """Tokens per KV block. Unset, kind "vllm" has blocks of 32: its CPU kernels want no others."""
     kv_blocks: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
     """KV blocks per replica: ``kv_blocks * block_size`` tokens in all. auto: what fits into a GPU's
     free memory once all else has its room, and 1024 on a CPU."""
@@ -53,6 +71,23 @@ class EngineConfig(Section):
     cuda_graphs: bool = True
     """On a GPU, capture decode steps when the engine is built: a launch per step in place of some
     hundreds, for some seconds of start-up and the memory of one step."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_block_size(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("kind") == "vllm":
+            return {"block_size": VLLM_BLOCK_SIZE} | values
+        return values
+
+    @model_validator(mode="after")
+    def _kind_fits(self) -> "EngineConfig":
+        if self.kind == "braid" and self.vllm != VllmConfig():
+            raise ValueError("vllm: is for kind 'vllm'; set kind, or leave it out")
+        if self.kind == "vllm" and self.quantize != "none":
+            raise ValueError(
+                "quantize: is for kind 'braid'; use vllm.options.quantization, or a quantised model"
+            )
+        return self
 
     def dtype_on(self, device: str) -> str:
         """Return the name of the dtype on "cpu" or "cuda"."""
@@ -210,6 +245,8 @@ class ReplicaConfig(Section):
     num_cpus: Annotated[float, Field(ge=0)] = 0
     """Ray's logical CPUs per replica; 0 leaves placement to other resources."""
     num_gpus: Annotated[float, Field(ge=0)] = 0
+    tensor_parallel: Annotated[int, Field(ge=1)] = 1
+    """Ranks that one model is spread over, each with a GPU of its own; for engine.kind "vllm"."""
     resources: dict[str, Annotated[float, Field(gt=0)]] = {}
     """Ray custom resources one replica takes."""
     host: str = "127.0.0.1"
@@ -254,6 +291,15 @@ class AppConfig(Section):
     front: FrontConfig = FrontConfig()
     replica: ReplicaConfig = ReplicaConfig()
     controller: ControllerConfig = ControllerConfig()
+
+    @model_validator(mode="after")
+    def _ranks_have_an_engine(self) -> "AppConfig":
+        if self.replica.tensor_parallel > 1 and self.engine.kind != "vllm":
+            raise ValueError(
+                f"replica.tensor_parallel: is {self.replica.tensor_parallel}, and engine.kind "
+                f"{self.engine.kind!r} computes on one device; set engine.kind to 'vllm'"
+            )
+        return self
 
 
 class Settings(BaseSettings):

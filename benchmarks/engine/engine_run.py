@@ -19,7 +19,7 @@ from cluster.domain.request import (
     SamplingParams,
     TokenLogprobs,
 )
-from cluster.engine.factory import build_engine
+from cluster.engine.factory import build_torch_engine
 from cluster.errors import EngineError
 
 _TENANT = TenantId("bench")
@@ -83,7 +83,7 @@ class EngineRun:
         """
         self._arrivals = _Arrivals()
         self._numbers = itertools.count()
-        built = build_engine(
+        built = build_torch_engine(
             model,
             config,
             adapter_config,

@@ -94,6 +94,12 @@ class RoutingDecision:
         return self.granularity is not Granularity.PROMPT or self.site_weights is not None
 
     @property
+    def is_fused(self) -> bool:
+        """Report whether its weights are decided inside the engine."""
+        inside = self.granularity in (Granularity.TOKEN, Granularity.PROMPT)
+        return inside and bool(self.mixture)
+
+    @property
     def digests(self) -> tuple[AdapterDigest, ...]:
         """Return the versions of the mixture, in its order."""
         return tuple([term.key.digest for term in self.mixture])

@@ -54,6 +54,7 @@ class ReplicaSnapshot:
     work: WorkTotals = field(default_factory=WorkTotals)
     block_size: int = 16  # tokens of a KV block
     device: str = ""  # what its engine computes on, for people and for profiles of its costs
+    gates: bool = True  # its engine weighs adapters inside the model, as some routers decide it
 
 
 DecidedBy = Literal["cost", "home", "guard", "random"]

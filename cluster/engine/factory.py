@@ -1,4 +1,4 @@
-"""Builds an engine from a folder and its configuration."""
+"""Builds an engine from a folder and its configuration, of the kind that it names."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from cluster.engine.device_name import device_name
 from cluster.engine.engine import TorchEngine
 from cluster.engine.execution.model_runner import ModelRunner
 from cluster.engine.execution.step_batches import make_batches
+from cluster.engine.hosted.build import build_hosted_engine
 from cluster.engine.memory.available_memory import check_memory
 from cluster.engine.memory.kv_room import cache_sizer
 from cluster.engine.mixing_parts import MixingParts
@@ -40,6 +41,45 @@ class BuiltTorchEngine(BuiltEngine):
 
 
 def build_engine(
+    model_dir: Path,
+    config: EngineConfig,
+    adapter_config: AdapterConfig,
+    *,
+    clock: Clock,
+    on_chunks: OnChunks,
+    new_seed: Callable[[], int],
+    mixing: MixingParts | None = None,
+    on_returned: OnReturned | None = None,
+    tensor_parallel: int = 1,
+) -> BuiltEngine:
+    """Build an engine of the kind that is configured; as ``build_torch_engine``.
+
+    Args:
+        tensor_parallel: ranks that one model is spread over, where the kind has them.
+    """
+    if config.kind == "vllm":
+        return build_hosted_engine(
+            model_dir,
+            config,
+            adapter_config,
+            clock=clock,
+            on_chunks=on_chunks,
+            new_seed=new_seed,
+            tensor_parallel=tensor_parallel,
+        )
+    return build_torch_engine(
+        model_dir,
+        config,
+        adapter_config,
+        clock=clock,
+        on_chunks=on_chunks,
+        new_seed=new_seed,
+        mixing=mixing,
+        on_returned=on_returned,
+    )
+
+
+def build_torch_engine(
     model_dir: Path,
     config: EngineConfig,
     adapter_config: AdapterConfig,

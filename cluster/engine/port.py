@@ -19,7 +19,7 @@ Data alone crosses it, but for what cannot be data:
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -267,3 +267,4 @@ class BuiltEngine:
     module_shapes: dict[str, tuple[int, int]]  # module path -> (d_out, d_in)
     vocab_size: int
     device: str  # what it computes on, for people and for profiles of its costs
+    gates: bool = field(default=True, kw_only=True)  # it takes requests that name one, or a router

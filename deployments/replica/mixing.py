@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from cluster.adapters.activation import active_from, stretches
-from cluster.domain.decision import Granularity, RoutingDecision, SiteWeights, kv_namespace
+from cluster.domain.decision import RoutingDecision, SiteWeights, kv_namespace
 from cluster.domain.ids import Slot
 from cluster.engine.mixing import Mixing
 from cluster.engine.mixing_parts import MixingParts
@@ -50,7 +50,7 @@ class DecisionMixing:
 
     def lacks(self, decision: RoutingDecision) -> bool:
         """Report whether a decision needs a part that is not here."""
-        return _is_fused(decision) and decision.router_version not in self._parts
+        return decision.is_fused and decision.router_version not in self._parts
 
     def namespace(self, decision: RoutingDecision) -> str:
         """Return the KV namespace of a decision as it stands."""
@@ -71,7 +71,7 @@ class DecisionMixing:
         """
         terms = list(zip(decision.digests, slots, decision.mixture, strict=True))
         weighted = tuple((slot, term.weight) for _, slot, term in terms)
-        if not _is_fused(decision):
+        if not decision.is_fused:
             return weighted, None
         part = self._parts.get(decision.router_version)
         if part is None:
@@ -132,7 +132,7 @@ class DecisionMixing:
         if not activated:
             adapters, mixing = self.plan(decision, slots)
             return (Span(0, self.namespace(decision), adapters),), mixing
-        if _is_fused(decision):
+        if decision.is_fused:
             raise RequestError(
                 f"router {decision.router!r} weighs {', '.join(activated)} inside the model, where "
                 "an activated LoRA (alora_invocation_tokens) cannot be weighed; name the adapter "
@@ -146,9 +146,3 @@ class DecisionMixing:
             adapters, _ = self.plan(part, [slots[i] for i in places])
             found.append(Span(start, self.namespace(part), adapters))
         return tuple(found), None
-
-
-def _is_fused(decision: RoutingDecision) -> bool:
-    """Report whether its weights are decided inside the engine."""
-    inside = decision.granularity in (Granularity.TOKEN, Granularity.PROMPT)
-    return inside and bool(decision.mixture)

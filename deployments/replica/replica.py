@@ -83,6 +83,7 @@ class Replica:
             adapters=self._adapters,
             requests=self._requests,
             device=self._engine.device,
+            gates=self._engine.gates,
         )
         links = LinkServer(self._requests, self._state, process.secrets.signing_key)
         self._publisher = StatePublisher(self._state, self._adapters, links, process.clock)
@@ -130,6 +131,7 @@ class Replica:
             new_seed=lambda: secrets.randbits(63),
             mixing=mixing.engine_parts(),
             on_returned=lambda name, tokens, usage: self._requests.on_returned(name, tokens, usage),
+            tensor_parallel=process.config.replica.tensor_parallel,
         )
 
     def _open_adapters(self, process: Process) -> AdapterManager:

@@ -1,5 +1,7 @@
 """A replica's account of itself, published to the fronts on its links."""
 
+import math
+
 from cluster.adapters.residency.manager import AdapterManager
 from cluster.clock import Clock
 from cluster.config import AppConfig
@@ -26,6 +28,7 @@ class ReplicaState:
         adapters: AdapterManager,
         requests: RequestTracker,
         device: str = "",
+        gates: bool = True,
     ) -> None:
         self.address = ""  # of the links; set once they are open
         self.draining = False
@@ -35,6 +38,7 @@ class ReplicaState:
         self._adapters = adapters
         self._requests = requests
         self._device = device
+        self._gates = gates
         self._sequence = 0
 
     def load(self) -> tuple[int, int, int]:
@@ -59,7 +63,8 @@ class ReplicaState:
             adapter_bytes_limit=self._config.adapters.memory_bytes,
             adapter_bytes_used=self._adapters.bytes_used,
             resident=self._adapters.resident(),
-            draining=self.draining,
+            # One whose engine has ended fails at once, and would look free until Serve ends it.
+            draining=self.draining or math.isinf(self._engine.stalled_for()),
             sequence=self._sequence,
             desired=tuple(sorted(desired)),
             desired_version=version,
@@ -75,6 +80,7 @@ class ReplicaState:
             max_batch_size=self._config.engine.max_batch_size,
             block_size=self._config.engine.block_size,
             device=self._device,
+            gates=self._gates,
             backlog=sum_backlog(self._engine.backlog(), self._requests.backlog()),
             loading_bytes=self._adapters.loading_bytes,
             eviction_age_s=self._adapters.eviction_age_s,

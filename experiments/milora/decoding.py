@@ -16,7 +16,7 @@ from cluster.clock import SystemClock
 from cluster.config import AdapterConfig, EngineConfig
 from cluster.domain.ids import Slot
 from cluster.domain.request import GenerationChunk
-from cluster.engine.factory import build_engine
+from cluster.engine.factory import build_torch_engine
 from cluster.engine.mixing import Mixing
 from cluster.engine.mixing_parts import MixingParts
 from cluster.errors import EngineError
@@ -89,7 +89,7 @@ class TimedEngine:
         """
         self._batch: _Batch | None = None
         self._numbers = itertools.count()
-        self._built = build_engine(
+        self._built = build_torch_engine(
             model,
             config,
             limits,

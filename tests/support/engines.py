@@ -20,7 +20,7 @@ from cluster.domain.request import (
     TokenLogprobs,
     Usage,
 )
-from cluster.engine.factory import BuiltTorchEngine, build_engine
+from cluster.engine.factory import BuiltTorchEngine, build_torch_engine
 from cluster.engine.mixing import Mixing
 from cluster.engine.mixing_parts import MixingParts
 from cluster.engine.spans import Span
@@ -65,7 +65,7 @@ class RunningEngine:
         options = {"block_size": 4, "kv_blocks": 128, "max_model_len": 128, "max_batch_size": 8}
         seeds = iter(range(1, 1_000_000))
         self.mixing = MixingParts()
-        self.built: BuiltTorchEngine = build_engine(
+        self.built: BuiltTorchEngine = build_torch_engine(
             model_dir,
             EngineConfig(**(options | config)),
             AdapterConfig(slots=slots),

@@ -16,6 +16,7 @@ from cluster.engine.spans import Span
 from tests.support.adapter_forms import random_lora, write_folder
 from tests.support.manual_clock import ManualClock
 
+SLOTS = 4
 Mixture = tuple[tuple[Slot, float], ...]
 
 
@@ -63,6 +64,7 @@ class PortRig:
         self.told: dict[str, Told] = {}
         self.on_chunk: Callable[[GenerationChunk], None] | None = None  # in the engine's thread
         self._folders = folders
+        self._namespaces = ""  # begins those of its present user
         self._arrived = threading.Condition()
 
     def folder(self, seed: int, *, rank: int = 4, scale: float = 1.0) -> Path:
@@ -96,7 +98,8 @@ class PortRig:
             before = self.told.get(request.request_id)
             self.told[request.request_id] = Told()
         try:
-            self.engine.submit(request, repr(mixture), mixture, mixing, spans)
+            namespace = f"{self._namespaces}{mixture!r}"
+            self.engine.submit(request, namespace, mixture, mixing, spans)
         except Exception:
             with self._arrived:
                 self.told.pop(request.request_id)
@@ -115,6 +118,19 @@ class PortRig:
     def ask(self, request: GenerationRequest, mixture: Mixture = ()) -> Told:
         self.submit(request, mixture)
         return self.wait(request.request_id)[0]
+
+    def lend(self, name: str) -> None:
+        """Begin anew for another user: what was before can be told from what comes, by ``name``."""
+        self._namespaces = f"{name}:"
+        self.told.clear()
+
+    def take_back(self) -> None:
+        """Check that a user has left nothing, and empty the slots."""
+        self.on_chunk = None
+        assert all(told.has_ended for told in self.told.values())
+        self.engine.check_integrity()
+        for slot in range(SLOTS):
+            self.adapters.clear(slot)
 
     def finish(self) -> None:
         """Stop the engine, and check that nothing is left."""

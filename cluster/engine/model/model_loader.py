@@ -105,7 +105,7 @@ def load_model(model_dir: Path, config: EngineConfig, read: ReadModel | None = N
         dtype=dtype,
         vocab_size=int(hf_config.vocab_size),
         max_model_len=max_model_len,
-        eos_token_ids=_eos_token_ids(model_dir, hf_config),
+        eos_token_ids=eos_token_ids(model_dir, hf_config),
         num_layers=len(layers),
         num_kv_heads=num_kv_heads,
         head_dim=head_dim,
@@ -166,7 +166,7 @@ def _replace_head(
     return FusedSite(path, head.in_features, ((path, head.out_features),))
 
 
-def _eos_token_ids(model_dir: Path, config: Any) -> frozenset[int]:
+def eos_token_ids(model_dir: Path, config: Any) -> frozenset[int]:
     """Return the end-of-sequence ids of generation_config.json and config.json together."""
     found = set(_as_ids(getattr(config, "eos_token_id", None)))
     if (model_dir / "generation_config.json").is_file():

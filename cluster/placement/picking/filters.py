@@ -27,6 +27,7 @@ class PickRequest(NamedTuple):
     prefix: tuple[int, ...] = ()
     """Keys of the prompt's beginnings, one for each of ``prefixes.LENGTHS`` that it reaches."""
     explain: bool = False  # keep how the replica was picked
+    gates: bool = False  # its adapters are weighed inside the model
 
 
 class Moment(NamedTuple):
@@ -123,6 +124,20 @@ class FitsContext:
         del moment
         tokens = request.prompt_tokens + request.expected_tokens
         return [0 < replica.snapshot.max_model_len < tokens for replica in replicas]
+
+
+@dataclass(frozen=True, slots=True)
+class HasGates:
+    """Refuses replicas whose engines weigh no adapters inside the model, where it is asked for."""
+
+    name: ClassVar[str] = "no_gates"
+    hard: ClassVar[bool] = True
+
+    def refused(
+        self, replicas: Sequence[ReplicaView], request: PickRequest, moment: Moment
+    ) -> Sequence[bool]:
+        del moment
+        return [request.gates and not replica.snapshot.gates for replica in replicas]
 
 
 @dataclass(frozen=True, slots=True)

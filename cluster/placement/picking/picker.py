@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from cluster.domain.adapter import AdapterState
 from cluster.domain.ids import AdapterDigest, ReplicaId, TenantId
 from cluster.domain.replica import DecidedBy, PickCandidate, PickExplanation, ReplicaChoice
-from cluster.errors import BraidError, Overloaded, ReplicaLost
+from cluster.errors import BraidError, Overloaded, ReplicaLost, RequestError
 from cluster.placement.picking.candidates import MOST, candidates
 from cluster.placement.picking.cluster_view import ClusterView
 from cluster.placement.picking.cost import PickNeeds, Terms, cost_of, load_seconds
@@ -18,6 +18,7 @@ from cluster.placement.picking.filters import (
     Filter,
     FitsContext,
     Fresh,
+    HasGates,
     LoadGuard,
     Moment,
     NotDraining,
@@ -84,6 +85,7 @@ class Picker:
         Raises:
             Overloaded: replicas are there, but the queue of each is full.
             ReplicaLost: no replica can take requests.
+            RequestError: no replica computes what the request's router decides.
         """
         pick = self._pick(view, request, now)
         chosen = pick.chosen
@@ -149,6 +151,7 @@ def standard_filters(policy: PickingPolicy) -> tuple[Filter, ...]:
         NotDraining(),
         QueueBound(policy.max_queued),
         FitsContext(),
+        HasGates(),
         NotLeaving(),
         Fresh(),
         NotFailed(),
@@ -256,6 +259,13 @@ def _explain(view: ClusterView, request: PickRequest, pick: _Pick, now: float) -
 def _nobody(refusals: Mapping[str, int]) -> BraidError:
     if not refusals:
         return ReplicaLost("no replica is ready")
+    if refusals.keys() == {HasGates.name}:
+        return RequestError(
+            "this router weighs adapters inside the model, for each token or layer, and the "
+            "engines of all replicas (engine.kind 'vllm') cannot; use another router, or replicas "
+            "of kind 'braid'",
+            param="model",
+        )
     listed = ", ".join(f"{count} {name}" for name, count in sorted(refusals.items()))
     if QueueBound.name in refusals:
         return Overloaded(f"no replica has room in its queue ({listed})")

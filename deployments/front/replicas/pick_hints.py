@@ -16,6 +16,7 @@ class PickHints:
     expected_tokens: int = 64  # that it will probably generate
     prefix: tuple[int, ...] = ()  # keys of its prompt's beginnings
     explain: bool = False  # keep how its replica was picked
+    gates: bool = False  # its adapters are weighed inside the model
 
     @staticmethod
     def of(
@@ -29,7 +30,7 @@ class PickHints:
         """Return the hints for a sequence with this decision and prompt, in token ids."""
         namespace = prefix_namespace(tenant, decision)
         prefix = () if namespace is None else prefix_keys(namespace, prompt)
-        return PickHints(expected_tokens, prefix, explain)
+        return PickHints(expected_tokens, prefix, explain, decision.is_fused)
 
     def pick_request(
         self,
@@ -55,6 +56,7 @@ class PickHints:
             expected_tokens=max(1, self.expected_tokens - generated),
             prefix=self.prefix,
             explain=self.explain,
+            gates=self.gates,
         )
 
 

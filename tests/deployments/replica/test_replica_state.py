@@ -30,6 +30,14 @@ async def test_an_idle_replica_has_done_nothing(make_rig):
     assert snapshot.eviction_age_s == snapshot.prefix_age_s == 0
 
 
+async def test_a_replica_whose_engine_has_ended_takes_no_more(make_rig):
+    rig = make_rig()
+    state = state_of(rig)
+    assert state.snapshot().draining is False
+    assert rig.engine.stop(drain=False, timeout_s=20)
+    assert state.snapshot().draining is True
+
+
 async def test_work_backlog_and_loads_are_told(make_rig):
     rig = make_rig(slots=1)
     state = state_of(rig)

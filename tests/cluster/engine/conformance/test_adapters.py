@@ -11,6 +11,7 @@ from cluster.errors import AdapterError, EngineError
 from tests.support.engines import make_request
 from tests.support.port_rig import PortRig, mix, prompt
 
+SHARES_AN_ENGINE = True
 LONG = SamplingParams(max_tokens=16, temperature=0.0, ignore_eos=True)
 
 

@@ -10,6 +10,7 @@ from tests.cluster.engine.conformance.conftest import EOS, OPTIONS
 from tests.support.engines import make_request
 from tests.support.port_rig import PortRig, prompt
 
+SHARES_AN_ENGINE = True
 CONTEXT = OPTIONS["max_model_len"]
 
 

@@ -7,7 +7,7 @@ import pytest
 from cluster.domain.adapter import AdapterState
 from cluster.domain.ids import ReplicaId, TenantId
 from cluster.domain.replica import OTHERS
-from cluster.errors import Overloaded, ReplicaLost
+from cluster.errors import Overloaded, ReplicaLost, RequestError
 from cluster.placement.cost.model import CostModel, StepCost
 from cluster.placement.exchange import FrontOrders
 from cluster.placement.picking.cluster_view import ClusterView
@@ -188,6 +188,18 @@ def test_a_prompt_goes_where_its_context_fits(build) -> None:
     assert pick(view, prompt_tokens=100, expected_tokens=29).replica_id == "r1"
     with pytest.raises(ReplicaLost, match="2 context"):
         pick(view, prompt_tokens=1000)
+
+
+def test_what_is_weighed_inside_the_model_goes_where_the_engine_can(build) -> None:
+    without = build.snapshot("r0", gates=False)
+    view = view_of(without, build.snapshot("r1", running=9))
+    assert pick(view).replica_id == "r0"
+    assert pick(view, gates=True).replica_id == "r1"
+    with pytest.raises(RequestError, match="weighs adapters inside the model"):
+        pick(view_of(without), gates=True)
+    draining = build.snapshot("r1", draining=True)
+    with pytest.raises(ReplicaLost, match="1 draining, 1 no_gates"):
+        pick(view_of(without, draining), gates=True)
 
 
 def test_ties_go_by_rendezvous_whatever_the_order_of_arrival(build) -> None:
