@@ -5,12 +5,9 @@ from typing import Annotated, Any
 from pydantic import ConfigDict, Field
 
 from cluster.config import Section
+from router_service.gate_temperature import GateTemperature
 
 KIND = "flow"
-
-LEAST_TEMPERATURE, MOST_TEMPERATURE = 1e-6, 1e6
-GateTemperature = Annotated[float, Field(ge=LEAST_TEMPERATURE, le=MOST_TEMPERATURE)]
-"""Divides logits; beyond these bounds the quotients leave what half precision holds."""
 
 
 class FlowHyperparameters(Section):

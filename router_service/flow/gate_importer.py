@@ -19,11 +19,8 @@ from router_service.artifacts.outputs import check_alias, claim_folder
 from router_service.artifacts.router_artifact import RouterManifest, check_different
 from router_service.artifacts.state_dict import read_state_dict
 from router_service.flow.flow_artifact import save_gate
-from router_service.flow.flow_schema import (
-    LEAST_TEMPERATURE,
-    MOST_TEMPERATURE,
-    FlowHyperparameters,
-)
+from router_service.flow.flow_schema import FlowHyperparameters
+from router_service.gate_temperature import LEAST_TEMPERATURE, MOST_TEMPERATURE
 
 _WEIGHT = re.compile(r"encoder\.layers\.(\d+)\.lora_fusion_gate\.weight")
 _BIAS = re.compile(r"encoder\.layers\.(\d+)\.weight_bias")

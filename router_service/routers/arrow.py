@@ -21,7 +21,7 @@ from cluster.domain.decision import Granularity, tagged_digest
 from cluster.engine.mixing import LAYER_MODULES
 from cluster.errors import AdapterError, ConfigError
 from router_service.artifacts.router_artifact import check_different
-from router_service.flow.flow_schema import GateTemperature
+from router_service.gate_temperature import GateTemperature
 from router_service.routers.base import (
     Declaration,
     Need,

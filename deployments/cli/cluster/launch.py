@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from cluster.adapters.catalog import AdapterCatalog
 from cluster.base_model.source import ModelLocation
-from cluster.config import AppConfig, EngineConfig, RouterConfig, Settings, engines_folder
+from cluster.config import AppConfig, RouterConfig, Settings, engines_folder
 from cluster.domain.adapter import AdapterEntry
 from cluster.domain.model_names import base_names
 from cluster.errors import AdapterSourceRefused, ConfigError
@@ -26,8 +26,6 @@ from deployments.local.local_state import StateDir, read_json
 from deployments.local.quickstart import DEMO_RIGHTS, demo_config
 from deployments.local.registered import registered_adapters
 
-BRAID = "braid"
-"""The engine of this project."""
 REDIS_TIMEOUT_S = 3.0
 SECRET_FIELDS = ("redis_url", "signing_key")
 SOURCE_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://([^/?#\s]+(/[^?#\s]*)?)?")
@@ -122,7 +120,7 @@ def check_machine(launch: Launch, model: ModelLocation) -> str | None:
     from router_service.router_kinds import default_registry
     from router_service.routers.kind import SERVED_NEEDS, router_context
 
-    if getattr(launch.config.engine, "kind", BRAID) == BRAID:  # others know what they need
+    if launch.config.engine.kind == "braid":  # others know what they need
         config = launch.config
         check_memory(model.path, config.engine, config.adapters, replicas=launch.replicas)
     _check_profile(launch.config, model)
@@ -223,7 +221,7 @@ def _config(wish: Wish, state: StateDir, settings: Settings) -> tuple[AppConfig,
         "redis_url": redis_url,
         "routers": tuple(_router(text) for text in wish.routers),
         "engine": {
-            "kind": wish.engine if "kind" in EngineConfig.model_fields else None,
+            "kind": wish.engine,
             "device": wish.device,
             "dtype": wish.dtype,
             "quantize": wish.quantize,
@@ -241,8 +239,6 @@ def _config(wish: Wish, state: StateDir, settings: Settings) -> tuple[AppConfig,
             "cost_profile": wish.cost_profile.resolve() if wish.cost_profile else None,
         },
     }
-    if wish.engine not in (None, BRAID) and "kind" not in EngineConfig.model_fields:
-        raise ConfigError(f"--engine {wish.engine}: unknown; expected {BRAID}")
     found = merged(read_settings(wish.config) if wish.config else {}, _given(values))
     share = _share(wish, found.get("engine", {}), settings)
     usual = {
