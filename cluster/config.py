@@ -98,7 +98,7 @@ class EngineConfig(Section):
     @property
     def usual_kv_blocks(self) -> int:
         """Return the KV blocks that are asked for, or a CPU's."""
-        return CPU_KV_BLOCKS if self.kv_blocks == "auto" else self.kv_blocks
+        return self.kv_blocks if isinstance(self.kv_blocks, int) else CPU_KV_BLOCKS
 
 
 class AdapterConfig(Section):

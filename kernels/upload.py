@@ -42,7 +42,8 @@ class Upload:
         def send(part: torch.Tensor, piece: torch.Tensor) -> Callable[[], None]:
             with torch.cuda.stream(stream):
                 part.copy_(piece, non_blocking=True)
-                return stream.record_event().synchronize
+                sent: torch.cuda.Event = stream.record_event()
+            return sent.synchronize
 
         stream.wait_stream(torch.cuda.current_stream(target.device))
         copy_in_pieces(target, source, self._ring, send)

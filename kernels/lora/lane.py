@@ -128,7 +128,9 @@ class Lane:
         self._dtype = dtype
         self._device = device
         self._lock = threading.Lock()
-        self._rows = SeparateRows(self._allocate) if separate else StackedRows(self._allocate)
+        self._rows: SeparateRows | StackedRows = (
+            SeparateRows(self._allocate) if separate else StackedRows(self._allocate)
+        )
         self._free: list[int] = []
         self._used: set[int] = set()
         self._views: OrderedDict[tuple[int, int], Stack] = OrderedDict()

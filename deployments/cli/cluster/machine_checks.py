@@ -17,8 +17,8 @@ COMPILERS = ("gcc", "clang")
 
 def machine_checks(settings: Settings) -> Iterable[Callable[[], Check]]:
     """List the checks that hold for this machine; none has run yet."""
-    gpu = (check_gpu, check_compiler) if has_nvidia_device() else (check_gpu,)
-    return (*gpu, check_cpu_kernels, lambda: check_vllm(engines_folder(settings)))
+    compiler = (check_compiler,) if has_nvidia_device() else ()
+    return (check_gpu, *compiler, check_cpu_kernels, lambda: check_vllm(engines_folder(settings)))
 
 
 def check_gpu() -> Check:

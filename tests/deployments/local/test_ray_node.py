@@ -23,7 +23,7 @@ CODE = """
     state = StateDir.open(Path(sys.argv[1]))
     local = LocalRay(state)
     local.set_environment(os.environ)
-    local.start()
+    local.start(gpus=float(sys.argv[2]))
     import psutil
     import ray
 
@@ -40,10 +40,17 @@ CODE = """
 """
 
 
-def run(folder: Path, code: str) -> str:
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
+def run(folder: Path, code: str, *, gpus: int = 0) -> str:
+    left_out = ("RAY_", "CUDA_VISIBLE_DEVICES")
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(left_out)}
     done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(CODE) + textwrap.dedent(code), str(folder)],
+        [
+            sys.executable,
+            "-c",
+            textwrap.dedent(CODE) + textwrap.dedent(code),
+            str(folder),
+            str(gpus),
+        ],
         capture_output=True,
         text=True,
         timeout=200,
@@ -135,9 +142,6 @@ def test_actors_share_the_gpus_out_and_others_see_none(tmp_path: Path) -> None:
     said = run(
         tmp_path,
         """
-        local.stop()
-        os.environ.pop("CUDA_VISIBLE_DEVICES", None)
-        local.start(gpus=2)
         from deployments.process import hide_gpus
 
         @ray.remote(num_cpus=0)
@@ -152,6 +156,7 @@ def test_actors_share_the_gpus_out_and_others_see_none(tmp_path: Path) -> None:
         print(json.dumps(ray.get([shown.devices.remote() for shown in (first, second, without)])))
         local.stop()
         """,
+        gpus=2,
     )
     *shared, without = json.loads(said.splitlines()[-1])
     assert sorted(shared) == ["0", "1"]
