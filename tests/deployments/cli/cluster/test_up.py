@@ -123,7 +123,7 @@ def test_gpus_are_given_one_to_each_replica(
 def test_an_engine_that_is_not_there_is_refused(braid: Braid, state: StateDir) -> None:
     result = braid("up", "--no-demo", "--engine", "other")
     assert result.exit_code == 1
-    assert "other" in result.stderr
+    assert "engine.kind" in result.stderr
     assert plan(state, no_demo=True, engine="braid").config.replica.replicas == 2
 
 
