@@ -113,7 +113,9 @@ class StepView:
     def _execute(self, parts: Sequence[Part]) -> float:
         plan = StepPlan(
             next(self._steps),
-            tuple(ScheduledSequence(sequence, *place, samples=True) for sequence, *place in parts),
+            tuple(
+                ScheduledSequence(sequence, start, count, True) for sequence, start, count in parts
+            ),
         )
         seeds: dict[RequestId, int] = {sequence.request_id: 0 for sequence, _, _ in parts}
         begin = time.perf_counter()

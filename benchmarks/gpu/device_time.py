@@ -41,8 +41,8 @@ def device_us(call: Callable[[], object], device: str, seconds: float = 0.25) ->
     taken: list[float] = []
     until = time.perf_counter() + seconds
     while len(taken) < _LEAST or (time.perf_counter() < until and len(taken) < _MOST):
-        begin = torch.cuda.Event(enable_timing=True)
-        end = torch.cuda.Event(enable_timing=True)
+        begin = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+        end = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
         begin.record()
         call()
         end.record()

@@ -106,9 +106,8 @@ def build_on(device: str, model_dir: Path, dtype: torch.dtype) -> nn.Module:
     are: activations stay near 1."""
     config = transformers.AutoConfig.from_pretrained(model_dir, local_files_only=True)
     with _default_dtype(dtype), _no_initialisation(), torch.device(device):
-        model: nn.Module = transformers.AutoModelForCausalLM.from_config(
-            config, attn_implementation=ATTENTION_NAME
-        )
+        make: Any = transformers.AutoModelForCausalLM.from_config
+        model: nn.Module = make(config, attn_implementation=ATTENTION_NAME)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "norm" in name:

@@ -26,6 +26,8 @@ class StepTimes:
 
     def __init__(self, run: PhaseRun, bytes_per_s: float) -> None:
         self._run, self._bytes_per_s = run, bytes_per_s
+        self._batches: tuple[int, ...]
+        self._prompts: tuple[int, ...]
         if run.is_rehearsal:
             self.room = StepRoom(rows=4, tokens=64, max_len=128, kv_tokens=512, slots=4)
             self._batches, self._prompts = (1, 3), (16,)

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
+from benchmarks.engine.cases import Mixture
 from cluster.domain.request import SamplingParams
-from kernels.lora.lora_batch import Mixture
 
 RANK = 16
 """Of every adapter."""
