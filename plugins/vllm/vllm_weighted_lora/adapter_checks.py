@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from vllm.lora.layers import BaseLinearLayerWithLoRA, LogitsProcessorWithLoRA
+from vllm.lora.layers.base_linear import BaseLinearLayerWithLoRA
+from vllm.lora.layers.logits_processor import LogitsProcessorWithLoRA
 
 _NAMES_SHOWN = 3
 
