@@ -76,7 +76,7 @@ class ModelSteps(StepView):
         super().__init__(loaded, config, adapters, make)
         synchronize(run.device)
         ready = time.perf_counter()
-        self._last_block = config.kv_blocks - 1
+        self._last_block = config.usual_kv_blocks - 1
         placed = self._fill(loaded)
         memory = {}
         if not run.is_rehearsal:

@@ -157,7 +157,7 @@ class TritonLoraBatch:
         return longest > 0
 
     def release(self) -> None:
-        """Let go of the adapters that the last ``update`` took over; no step may read them any
+        """Release the adapters that the last ``update`` took over; no step may read them any
         more before the next one."""
         self._held = ()
 

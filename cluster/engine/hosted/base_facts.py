@@ -31,7 +31,7 @@ class BaseFacts:
         try:
             config = AutoConfig.from_pretrained(model_dir, local_files_only=True)
             with torch.device("meta"):
-                model = AutoModelForCausalLM.from_config(config)
+                model = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call] # as it is
         except (OSError, ValueError, KeyError) as error:
             raise ModelSourceError(f"{model_dir}: config.json cannot be used: {error}") from error
         shapes = {

@@ -66,7 +66,7 @@ class _WeightBuffer:
         self.weights[: rows.size(0)].copy_(rows.nan_to_num_(0.0))
 
 
-class MixtureWrapperGPU(PunicaWrapperGPU):  # type: ignore[misc]  # vLLM declares it final
+class MixtureWrapperGPU(PunicaWrapperGPU):
     """Takes the place of vLLM's wrapper on a GPU."""
 
     def __init__(

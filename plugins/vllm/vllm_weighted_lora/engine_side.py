@@ -34,7 +34,7 @@ class AdmittedMixture(LoRARequest):
         return isinstance(other, AdmittedMixture) and self.lora_int_id == other.lora_int_id
 
     def __hash__(self) -> int:
-        return self.lora_int_id
+        return int(self.lora_int_id)
 
 
 def is_mixture(request: LoRARequest | None) -> bool:
