@@ -6,6 +6,7 @@ import torch
 from kernels import compute_path as module
 from kernels.compute_path import compute_path
 from kernels.linear.panels import float_panels_available
+from kernels.lora import lora_triton_dispatch
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
@@ -36,7 +37,7 @@ def test_other_threads_and_dtypes_are_told(monkeypatch: pytest.MonkeyPatch) -> N
 
 @pytest.mark.parametrize("available", [True, False])
 def test_a_gpu_has_triton_or_torch(monkeypatch: pytest.MonkeyPatch, available: bool) -> None:
-    monkeypatch.setattr(module.triton_kernels, "available", lambda _: available)
+    monkeypatch.setattr(lora_triton_dispatch, "available", lambda _: available)
     found = compute_path(CUDA, torch.bfloat16)
     assert ("Triton" in found.name) == available
     assert ("Triton" in found.lacks) != available
