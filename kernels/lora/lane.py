@@ -4,6 +4,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
@@ -126,7 +127,8 @@ class Lane:
         self.layout = layout
         self._upload = upload
         self._dtype = dtype
-        self._device = device
+        # No method: a lane that nothing refers to any more must be freed at once.
+        self._allocate = partial(_allocate_rows, numel=layout.numel, dtype=dtype, device=device)
         self._lock = threading.Lock()
         self._rows: SeparateRows | StackedRows = (
             SeparateRows(self._allocate) if separate else StackedRows(self._allocate)
@@ -264,9 +266,12 @@ class Lane:
         self._epoch = _Epoch()
         self._working_stack = None
 
-    def _allocate(self, rows: int) -> torch.Tensor:
-        shape = rows, self.layout.numel
-        if self._device.type != "cpu" or not rows:
-            return torch.empty(shape, dtype=self._dtype, device=self._device)
-        memory = allocate(rows * self.layout.numel * self._dtype.itemsize)
-        return torch.frombuffer(memory, dtype=self._dtype).view(shape)
+
+def _allocate_rows(
+    rows: int, *, numel: int, dtype: torch.dtype, device: torch.device
+) -> torch.Tensor:
+    """Return memory for rows [rows, numel], not initialised."""
+    if device.type != "cpu" or not rows:
+        return torch.empty((rows, numel), dtype=dtype, device=device)
+    memory = allocate(rows * numel * dtype.itemsize)
+    return torch.frombuffer(memory, dtype=dtype).view(rows, numel)
