@@ -32,6 +32,7 @@ COPY cluster/ cluster/
 COPY router_service/ router_service/
 COPY training/ training/
 COPY deployments/ deployments/
+COPY plugins/ plugins/
 COPY setup.py ./
 RUN pip install --no-deps --no-build-isolation --force-reinstall .
 
