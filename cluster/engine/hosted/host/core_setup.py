@@ -10,6 +10,7 @@ from vllm.usage.usage_lib import UsageContext
 from vllm.v1.engine.core import EngineCore
 from vllm.v1.executor import Executor
 
+from cluster.engine.hosted.host.own_grammars import take_own_grammars
 from cluster.engine.hosted.messages import Start
 
 ADAPTER_CALLS = "vllm_weighted_lora.worker.AdapterCalls"
@@ -33,6 +34,7 @@ def build_core(start: Start, on_rank_lost: Callable[[], None]) -> EngineCore:
         SetupError: an option is not vLLM's, or is one that a field of the configuration sets.
         Exception: vLLM's own, where it cannot load or fit the model.
     """
+    take_own_grammars()
     config = EngineArgs(**_arguments(start)).create_engine_config(UsageContext.ENGINE_CONTEXT)
     return EngineCore(
         config, Executor.get_class(config), log_stats=False, executor_fail_callback=on_rank_lost
