@@ -1,5 +1,7 @@
 """A cluster whose replicas run vLLM; skipped where its environment is not installed."""
 
+import json
+import re
 from collections.abc import Iterator
 
 import psutil
@@ -54,6 +56,24 @@ def test_a_prompt_is_routed_and_answered(vllm: LocalCluster) -> None:
     assert answer.status_code == 200, answer.text
     assert answer.json()["usage"]["completion_tokens"] > 0
     assert answer.headers["x-braid-decision-source"] in ("computed", "stored")
+
+
+def test_an_answer_keeps_to_its_grammar(vllm: LocalCluster) -> None:
+    schema = {
+        "type": "object",
+        "properties": {"day": {"enum": ["Monday", "Friday"]}},
+        "required": ["day"],
+        "additionalProperties": False,
+    }
+    body = {"model": "json", "prompt": "The day is Friday.", "max_tokens": 40, "temperature": 0}
+    for given in ({"guided_regex": "[a-c]{3}"}, {"guided_json": schema}):
+        answer = vllm.post("/v1/completions", "acme", body | given)
+        assert answer.status_code == 200, answer.text
+        text = answer.json()["choices"][0]["text"]
+        if "guided_regex" in given:
+            assert re.fullmatch("[a-c]{3}", text)
+        else:
+            assert json.loads(text)["day"] in ("Monday", "Friday")
 
 
 def test_requests_go_on_elsewhere_when_a_host_is_killed(vllm: LocalCluster) -> None:

@@ -2,7 +2,7 @@
 
 All slots are multiplied for all rows, whatever a step holds: what a graph captured stays right, and
 a step only writes the rows' weights, in place, into one buffer. vLLM's own metadata is kept for the
-layers that mixtures do not reach. This module has not run on a GPU yet: it is tested on a CPU.
+layers that mixtures do not reach. This module has not run on a GPU: its tests are for a CPU.
 """
 
 from __future__ import annotations
