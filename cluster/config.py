@@ -22,7 +22,7 @@ VLLM_BLOCK_SIZE = 32
 
 
 class VllmConfig(Section):
-    """What vLLM alone has, of an engine of kind "vllm"."""
+    """Sets what vLLM alone has, of an engine of kind "vllm"."""
 
     python: Path | None = None
     """The Python of its environment; unset: where ``braid engine install vllm`` makes it."""

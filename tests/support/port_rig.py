@@ -120,7 +120,7 @@ class PortRig:
         return self.wait(request.request_id)[0]
 
     def lend(self, name: str) -> None:
-        """Begin anew for another user: what was before can be told from what comes, by ``name``."""
+        """Begin again for another user: ``name`` sets apart what was before from what comes."""
         self._namespaces = f"{name}:"
         self.told.clear()
 

@@ -48,7 +48,7 @@ class CapturedHead:
         return self._own if self._own.update(terms) else None
 
     def release(self) -> None:
-        """Let go of the adapters of the last ``batch``."""
+        """Release the adapters of the last ``batch``."""
         self._own.release()
 
     def is_touched(self, mixtures: Iterable[Mixture]) -> bool:

@@ -77,7 +77,7 @@ class StepBatches(Protocol):
         ...
 
     def rest(self) -> None:
-        """Let go of the last step's adapters, whose memory could not be freed otherwise."""
+        """Release the last step's adapters, whose memory could not be freed otherwise."""
         ...
 
 
@@ -220,7 +220,7 @@ class TritonBatches:
         return self._graphs.run([_row(item) for item in scheduled])
 
     def rest(self) -> None:
-        """Let go of the last step's adapters, as in `StepBatches`."""
+        """Release the last step's adapters, as in `StepBatches`."""
         self._lora.release()
         self._head.release()
         if self._graphs is not None:

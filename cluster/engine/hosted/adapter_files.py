@@ -20,7 +20,7 @@ from cluster.domain.adapter import AdapterManifest
 from cluster.errors import AdapterNotFinite
 
 MEMORY = Path("/dev/shm")
-"""Where files lie in memory, on the systems that have it."""
+"""Files here lie in memory, on the systems that have it."""
 _PREFIX = "braid-adapters-"
 _LOCK = "lock"
 
@@ -96,7 +96,7 @@ def _config(ranks: Mapping[str, int]) -> dict[str, Any]:
 
 
 def _remove_abandoned(parent: Path) -> None:
-    """Remove the folders of engines that were killed: nobody holds their locks any more."""
+    """Remove the folders of engines that were killed: no process holds their locks any more."""
     for folder in parent.glob(f"{_PREFIX}*"):
         try:
             with (folder / _LOCK).open("r+") as lock:

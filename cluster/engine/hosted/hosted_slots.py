@@ -25,7 +25,7 @@ _DIGEST_CHARACTERS = 12
 
 @dataclass(frozen=True, slots=True)
 class FilledSlot:
-    """What a slot holds."""
+    """Describes what a slot holds."""
 
     name: str  # that the host knows it by
     manifest: AdapterManifest

@@ -75,7 +75,7 @@ class Generate(msgspec.Struct, frozen=True, tag="generate"):
 
 
 class Abort(msgspec.Struct, frozen=True, tag="abort"):
-    """Ends sequences; nothing more is told of them."""
+    """Ends sequences; no later message is about them."""
 
     ids: list[int]
 

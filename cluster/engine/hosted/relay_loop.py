@@ -2,7 +2,7 @@
 
 It alone starts and ends the process, reads from it and calls back, so the chunks of a request come
 in order from one thread. What others send to the host (adapters) goes over the same socket; the
-host does everything in the order in which it comes, so a slot may be filled anew as soon as the
+host does everything in the order in which it comes, so a slot may be filled again as soon as the
 sequences over it were aborted.
 """
 
@@ -47,7 +47,7 @@ LOOK_S = 0.25
 
 
 class RelayLoop:
-    """Relays between the requests and a host, until it is told to stop or the host ends.
+    """Relays between the requests and a host, until it has to stop or the host ends.
 
     Args:
         link: to the host; opened by ``open``.

@@ -51,8 +51,7 @@ class StepAccount:
             now: monotonic, seconds.
 
         Returns:
-            Its chunks, and the numbers of sequences that ended here while the host goes on with
-            them.
+            Its chunks, and the numbers of sequences that ended here while the host continues them.
         """
         self._count(step, now)
         chunks, to_abort = [], []
@@ -140,4 +139,4 @@ def _error_of(sequence: EngineSequence, problem: str) -> BraidError:
     if sequence.request.sampling.grammar:
         reason = problem or "the host gives no reason"
         return GrammarTooComplex(f"the grammar cannot be followed any further: {reason}")
-    return EngineError(f"vLLM cannot go on with it: {problem or 'it gives no reason'}")
+    return EngineError(f"vLLM cannot continue it: {problem or 'it gives no reason'}")

@@ -15,7 +15,7 @@ from cluster.engine.hosted.messages import Start
 
 ADAPTER_CALLS = "vllm_weighted_lora.worker.AdapterCalls"
 KV_BYTES_UNASKED = 2**20
-"""What vLLM is told where the number of blocks is given, so that it measures no memory."""
+"""Given to vLLM where the number of blocks is known, so that it measures no memory."""
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json")
 
 

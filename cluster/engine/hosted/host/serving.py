@@ -49,7 +49,7 @@ def serve(fd: int, parent: int) -> None:
 def _run(
     start: Start, early: list[ToHost], connection: socket.socket, frames: Frames, send: Send
 ) -> None:
-    # vLLM is loaded here, so that what goes wrong with it is told to the replica.
+    # vLLM is loaded here, so that the replica receives what goes wrong with it.
     from cluster.engine.hosted.host.core_setup import build_core
     from cluster.engine.hosted.host.stepping import CoreLoop, Inbox
 
