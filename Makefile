@@ -12,7 +12,7 @@ PINNED := requirements.lock pyproject.toml
 export RAY_USAGE_STATS_ENABLED := 0
 
 .DEFAULT_GOAL := help
-.PHONY: help up down unit cover types test check hooks lock format bench manifests clean
+.PHONY: help up down unit cover types test vllm check hooks lock format bench manifests clean
 
 # Tests that start processes of their own, or share a cluster or a model: one after another. All others run on every core.
 ALONE := ray or redis or model or gpu
@@ -64,6 +64,11 @@ test: $(DEV) ## run all tests, in two parts, and print the slowest 20 of each
 	COLUMNS=200 $(BIN)/python -m pytest $(PARALLEL) -m "not ($(ALONE))" --durations=20 || status=$$?; \
 	$(BIN)/python -m pytest -m "$(ALONE)" --durations=20 || status=$$?; \
 	exit $$status
+
+vllm: $(DEV) ## install vLLM into an environment of its own, and run the tests that need it
+	@$(BIN)/braid model fetch
+	@$(BIN)/braid engine install vllm
+	@$(BIN)/python -m pytest tests/cluster/engine/conformance tests/cluster/engine/hosted tests/integration/test_vllm.py --durations=5
 
 check: $(DEV) ## lint, types, import direction, dead code, prose, lock file
 	@$(BIN)/ruff check .
