@@ -32,4 +32,4 @@ def all_problems(error: ValidationError, *, with_input: bool = False, root: str 
 
 
 def _describe(location: Iterable[int | str], reason: str) -> str:
-    return f"{field_path(location)}: {reason}"
+    return f"{field_path(location)}: {reason.removeprefix('Value error, ')}"

@@ -11,9 +11,10 @@ from pydantic import ValidationError
 
 from cluster.adapters.catalog import AdapterCatalog
 from cluster.base_model.source import ModelLocation
-from cluster.config import AppConfig, RouterConfig, Settings, engines_folder
+from cluster.config import AppConfig, EngineConfig, RouterConfig, Settings, engines_folder
 from cluster.domain.adapter import AdapterEntry
 from cluster.domain.model_names import base_names
+from cluster.engine.hosted.environment import find_python
 from cluster.errors import AdapterSourceRefused, ConfigError
 from cluster.field_problems import all_problems
 from cluster.placement.cost.profile import engine_digest, read_profile
@@ -240,29 +241,30 @@ def _config(wish: Wish, state: StateDir, settings: Settings) -> tuple[AppConfig,
         },
     }
     found = merged(read_settings(wish.config) if wish.config else {}, _given(values))
-    share = _share(wish, found.get("engine", {}), settings)
+    share = _share(wish, _validated(found).engine, settings)
     usual = {
         "engine": {"threads": default_threads(share.replicas)},
         "adapters": {"source_dir": state.sources.resolve()},
         "replica": {"replicas": share.replicas, **({"num_gpus": share.gpus} if share.gpus else {})},
     }
+    return _validated(merged(usual, found)), share.unused
+
+
+def _validated(values: Mapping[str, Any]) -> AppConfig:
     try:
-        return AppConfig.model_validate(merged(usual, found)), share.unused
+        return AppConfig.model_validate(values)
     except ValidationError as error:
         raise ConfigError(all_problems(error)) from error
 
 
-def _share(wish: Wish, engine: Mapping[str, Any], settings: Settings) -> Share:
+def _share(wish: Wish, engine: EngineConfig, settings: Settings) -> Share:
     """Return the replicas and their GPUs, for an engine as options and file have it."""
     environment = None
-    if engine.get("kind") == VLLM:
-        named = engine.get("vllm", {}).get("python")  # of an environment made by hand
-        environment = Path(named).parent.parent if named else engines_folder(settings) / VLLM
-        if not named and Stamp.read(environment) is None:
+    if engine.kind == VLLM:
+        if engine.vllm.python is None and Stamp.read(engines_folder(settings) / VLLM) is None:
             raise ConfigError(f"vLLM is not installed; run `{INSTALL}`")
-    return share_out(
-        engine.get("device", "auto"), wish.gpus, wish.replicas, environment=environment
-    )
+        environment = find_python(engine).parent.parent
+    return share_out(engine.device, wish.gpus, wish.replicas, environment=environment)
 
 
 def _given(values: dict[str, Any]) -> dict[str, Any]:

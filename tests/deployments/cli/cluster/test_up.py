@@ -390,3 +390,19 @@ def test_replicas_that_do_not_fit_together_are_refused(
     monkeypatch.setattr(available_memory, "available_bytes", lambda _: 2**29)
     with pytest.raises(ConfigError, match=r"does not fit.*for each of 2 replicas.*fewer replicas"):
         check_machine(launch, model)
+
+
+def test_a_python_that_is_not_there_is_refused(
+    braid: Braid, state: StateDir, tmp_path: Path
+) -> None:
+    file = tmp_path / "settings.yaml"
+    file.write_text(f"engine: {{kind: vllm, vllm: {{python: {tmp_path / 'python'}}}}}\n")
+    result = braid("up", "--no-demo", "--config", str(file))
+    assert result.exit_code == 1
+    assert "engine.vllm.python" in result.stderr
+
+
+def test_a_device_that_does_not_exist_is_refused(braid: Braid, state: StateDir) -> None:
+    result = braid("up", "--no-demo", "--device", "tpu")
+    assert result.exit_code == 1
+    assert "engine.device: Input should be 'auto', 'cpu' or 'cuda'" in result.stderr
