@@ -33,18 +33,11 @@ class MixtureWrapperCPU(PunicaWrapperCPU):
         **kwargs: Any,
     ) -> None:
         """Take the rows of the next step, with the adapters that they use."""
-        rows = self.row_weights
-        plain = LoRAMapping(
-            rows.without_mixtures(mapping.index_mapping),
-            rows.without_mixtures(mapping.prompt_mapping),
-            mapping.is_prefill,
-            mapping.type,
-        )
+        plain = self.row_weights.plain_mapping(mapping)
         super().update_metadata(plain, lora_index_to_id, max_loras, vocab_size, **kwargs)
-        slots_of = {number: slot for slot, number in enumerate(lora_index_to_id) if number}
-        at_head = {number: slots_of[number] for number in rows.at_head if number in slots_of}
-        self._tokens = _plan(rows.runs(mapping.index_mapping, slots_of), len(lora_index_to_id))
-        self._samples = _plan(rows.runs(mapping.prompt_mapping, at_head), len(lora_index_to_id))
+        tokens, samples = self.row_weights.mapped_runs(mapping, lora_index_to_id)
+        self._tokens = _plan(tokens, len(lora_index_to_id))
+        self._samples = _plan(samples, len(lora_index_to_id))
 
     def add_lora_linear(
         self,

@@ -86,18 +86,11 @@ class MixtureWrapperGPU(PunicaWrapperGPU):
         **kwargs: Any,
     ) -> None:
         """Take the rows of the next step, with the adapters that they use."""
-        rows = self.row_weights
-        plain = LoRAMapping(
-            rows.without_mixtures(mapping.index_mapping),
-            rows.without_mixtures(mapping.prompt_mapping),
-            mapping.is_prefill,
-            mapping.type,
-        )
+        plain = self.row_weights.plain_mapping(mapping)
         super().update_metadata(plain, lora_index_to_id, max_loras, vocab_size, **kwargs)
-        slots_of = {number: slot for slot, number in enumerate(lora_index_to_id) if number}
-        self._tokens.write(rows.runs(mapping.index_mapping, slots_of))
-        at_head = {number: slots_of[number] for number in rows.at_head if number in slots_of}
-        self._samples.write(rows.runs(mapping.prompt_mapping, at_head))
+        tokens, samples = self.row_weights.mapped_runs(mapping, lora_index_to_id)
+        self._tokens.write(tokens)
+        self._samples.write(samples)
 
     def add_lora_linear(
         self,

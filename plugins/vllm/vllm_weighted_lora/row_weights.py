@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from itertools import groupby
+from typing import Any
 
 Parts = tuple[tuple[int, float], ...]
 """Numbers of loaded adapters and their weights."""
+
+Runs = list[tuple[int, dict[int, float]]]
+"""Runs of equal rows: how many rows, and their weights by slot."""
 
 
 class RowWeights:
@@ -21,10 +26,28 @@ class RowWeights:
         """Return the numbers with 0, "no adapter", in place of mixtures."""
         return tuple(0 if number in self.mixtures else number for number in numbers)
 
-    def runs(
-        self, numbers: Iterable[int], slots_of: Mapping[int, int]
-    ) -> list[tuple[int, dict[int, float]]]:
-        """Return runs of equal rows: how many rows, and their weights by slot.
+    def plain_mapping(self, mapping: Any) -> Any:
+        """Return vLLM's ``LoRAMapping`` without mixtures, which its own code does not know."""
+        return replace(
+            mapping,
+            index_mapping=self.without_mixtures(mapping.index_mapping),
+            prompt_mapping=self.without_mixtures(mapping.prompt_mapping),
+        )
+
+    def mapped_runs(self, mapping: Any, numbers_by_slot: Sequence[int | None]) -> tuple[Runs, Runs]:
+        """Return the runs of a step's tokens, and those of the rows that the output head computes.
+
+        Args:
+            mapping: vLLM's ``LoRAMapping``.
+            numbers_by_slot: of the adapters in the slots; None for an empty one.
+        """
+        slots_of = {number: slot for slot, number in enumerate(numbers_by_slot) if number}
+        at_head = {number: slots_of[number] for number in self.at_head if number in slots_of}
+        tokens = self.runs(mapping.index_mapping, slots_of)
+        return tokens, self.runs(mapping.prompt_mapping, at_head)
+
+    def runs(self, numbers: Iterable[int], slots_of: Mapping[int, int]) -> Runs:
+        """Return runs of equal rows.
 
         Args:
             numbers: of each row; 0 is the base model.
