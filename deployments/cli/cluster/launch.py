@@ -14,7 +14,6 @@ from cluster.base_model.source import ModelLocation
 from cluster.config import AppConfig, EngineConfig, RouterConfig, Settings, engines_folder
 from cluster.domain.adapter import AdapterEntry
 from cluster.domain.model_names import base_names
-from cluster.engine.hosted.environment import find_python
 from cluster.errors import AdapterSourceRefused, ConfigError
 from cluster.field_problems import all_problems
 from cluster.placement.cost.profile import engine_digest, read_profile
@@ -261,9 +260,12 @@ def _share(wish: Wish, engine: EngineConfig, settings: Settings) -> Share:
     """Return the replicas and their GPUs, for an engine as options and file have it."""
     environment = None
     if engine.kind == VLLM:
-        if engine.vllm.python is None and Stamp.read(engines_folder(settings) / VLLM) is None:
+        python = engine.vllm.python  # of an environment made by hand
+        environment = engines_folder(settings) / VLLM if python is None else python.parent.parent
+        if python is not None and not python.is_file():
+            raise ConfigError(f"engine.vllm.python: {python} is not there; name a file, or none")
+        if python is None and Stamp.read(environment) is None:
             raise ConfigError(f"vLLM is not installed; run `{INSTALL}`")
-        environment = find_python(engine).parent.parent
     return share_out(engine.device, wish.gpus, wish.replicas, environment=environment)
 
 
